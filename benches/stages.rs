@@ -17,6 +17,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
 use millstream::base::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
+use millstream::base::claim::View;
 use millstream::base::clock::Now;
 use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
@@ -131,8 +132,11 @@ fn delimiter(criterion: &mut Criterion) {
 
 fn session_produce(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session produce");
-    let setup =
-        SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+    let setup = SetupRequest {
+        append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }),
+        get: None,
+        claim: None,
+    };
     let mut rig = Rig::new(Rig::defaults());
     rig.begin(&setup);
     let bytes = requests();
@@ -157,7 +161,7 @@ fn session_consume(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session consume");
     let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
     let mut rig = Rig::new(Rig::defaults());
-    rig.begin(&SetupRequest { get: Some(get), append: None });
+    rig.begin(&SetupRequest { get: Some(get), append: None, claim: None });
     let credit = ConsumeRequest { max_msgnum_to_send: Some(i64::MAX), ..Default::default() };
     let credit = credit.encode_length_delimited_to_vec();
     rig.call(|session, cx| session.handle_data(&credit, false, cx));
@@ -214,7 +218,15 @@ fn memory(criterion: &mut Criterion) {
         let from = stored;
         iter(bencher, 1, "batch", || {
             let (token, bytes_max) = (1, 1 << 20);
-            let fetch = Request::Fetch { token, partition: key, from, bytes_max, exclude: None, wait: true };
+            let fetch = Request::Fetch {
+                token,
+                partition: key,
+                from,
+                bytes_max,
+                exclude: None,
+                view: View::Unclaimed,
+                wait: true,
+            };
             assert!(store.submit(now, fetch).is_ok());
             black_box(store.poll_completion(now)).unwrap();
         });

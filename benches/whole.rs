@@ -104,13 +104,14 @@ fn frame(opcode: Opcode, pbs: &[u8]) -> Vec<u8> {
 fn whole(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("whole path");
     let append = ProduceSetupRequest { queue_name: Some("q/0".into()) };
-    let append = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
+    let append =
+        SetupRequest { append: Some(append), get: None, claim: None }.encode_length_delimited_to_vec();
     let get = ConsumeSetupRequest {
         queue_name: Some("q/0".into()),
         echo_requested: Some(true),
         ..Default::default()
     };
-    let get = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
+    let get = SetupRequest { get: Some(get), append: None, claim: None }.encode_length_delimited_to_vec();
     let credit = ConsumeRequest { max_msgnum_to_send: Some(i64::MAX), ..Default::default() };
     let credit = credit.encode_length_delimited_to_vec();
     let payloads = vec![Bytes::from(vec![b'x'; SIZE]); BATCH];

@@ -9,7 +9,7 @@ use crate::base::limits::TOPIC_NAME_CHARS_MAX;
 use crate::base::units::MsgNum;
 
 /// Every status that a fault can have, in ascending order.
-pub const FAILURES: [u32; 10] = [400, 401, 403, 404, 408, 410, 413, 429, 500, 503];
+pub const FAILURES: [u32; 11] = [400, 401, 403, 404, 408, 410, 413, 429, 500, 501, 503];
 
 /// A count for each of [`FAILURES`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,6 +180,8 @@ pub enum StoreFault {
     Deleted,
     /// The queue name together with the project name is longer than the store allows.
     NameTooLong,
+    /// The store cannot do this. The client reads this text, which says what can.
+    Unsupported(&'static str),
     /// The store keeps no catalogue of its queues, so it neither lists nor deletes them.
     NoCatalogue,
     /// The store is unreachable or failed. The client reads this text. It is fixed, so that it cannot leak
@@ -232,6 +234,7 @@ impl Fault {
             },
             Self::Store(StoreFault::NoQueue | StoreFault::NoCatalogue) => 404,
             Self::Store(StoreFault::Deleted) => 410,
+            Self::Store(StoreFault::Unsupported(_)) => 501,
             Self::Store(StoreFault::NameTooLong) => 400,
             Self::Store(
                 StoreFault::Full
@@ -323,6 +326,7 @@ impl fmt::Display for StoreFault {
             }
             Self::NoQueue => f.write_str("queue_name: no such queue"),
             Self::Deleted => f.write_str("the queue was deleted"),
+            Self::Unsupported(why) => write!(f, "store: {why}"),
             Self::NameTooLong => write!(
                 f,
                 "queue_name: the topic name made of project and queue is longer than Kafka's {TOPIC_NAME_CHARS_MAX} characters"

@@ -8,6 +8,7 @@
 //! | `batch` | the messages of an append in one block of memory |
 //! | `hidden` | messages of fetched batches that the reader must skip |
 //! | `budget` | the bytes that the connections of a shard reserve and hold |
+//! | `claim` | claims: leases of messages, as operations ask for them and stores keep them |
 //! | `clock` | a point in time, and a wall clock that resists jumps |
 //! | `millis` | milliseconds: a length, and a moment of Unix time |
 //! | `error` | faults, who caused them, and their status |
@@ -19,6 +20,7 @@
 
 pub mod batch;
 pub mod budget;
+pub mod claim;
 pub mod clock;
 pub mod error;
 pub mod hidden;

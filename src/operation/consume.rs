@@ -14,6 +14,7 @@ use super::marker::Marker;
 use super::resources::Resources;
 use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
+use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::names::ClientId;
@@ -364,6 +365,7 @@ impl Consume {
                     target: self.subject.target(cursor.partition),
                     from: cursor.position,
                     exclude: self.exclude,
+                    view: View::Unclaimed,
                     wait,
                 });
             }

@@ -195,7 +195,7 @@ mod tests {
             let (keys, payloads): (Vec<_>, Vec<_>) =
                 messages.into_iter().map(|(key, payload)| (Bytes::from(key), Bytes::from(payload))).unzip();
             let keys = if keys.iter().all(Bytes::is_empty) { vec![] } else { keys };
-            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, token: None };
+            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, delay: None, token: None };
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, oracle.encode_length_delimited_to_vec());
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::{Completion, Request, Store, Stream};
 use crate::base::batch::{Batch, BatchBuilder, StoredBatch};
+use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::{Millis, UnixMillis};
@@ -131,6 +132,7 @@ impl<'a, L: Lab> Trial<'a, L> {
             from,
             bytes_max: 1 << 20,
             exclude,
+            view: View::Unclaimed,
             wait,
         })
     }
@@ -290,6 +292,9 @@ fn a_deleted_queue_does_not_exist_and_another_takes_its_name<L: Lab>(lab: &L) {
         Completion::Appended { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Fetched { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Resolved { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Claimed { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Watched { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Settled { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Opened { .. } | Completion::Deleted { .. } => false,
     };
     let told = trial.completion_of(parked);

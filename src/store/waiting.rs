@@ -109,7 +109,15 @@ mod tests {
         let mut waiting = Waiting::default();
         for token in tokens {
             let (exclude, since) = (None, Millis::new(token));
-            waiting.push(Fetch { token, from: Offset(0), bytes_max: 1, exclude, wait: true, since });
+            waiting.push(Fetch {
+                token,
+                from: Offset(0),
+                bytes_max: 1,
+                exclude,
+                view: Default::default(),
+                wait: true,
+                since,
+            });
         }
         waiting
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::cost::cost;
 use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
+use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
@@ -17,6 +18,7 @@ pub(super) struct Fetch<T> {
     pub from: Offset,
     pub bytes_max: usize,
     pub exclude: Option<ClientId>,
+    pub view: View,
     pub wait: bool,
     /// When the fetch arrived, by the monotonic clock.
     pub since: Millis,
@@ -119,6 +121,6 @@ impl Window {
 
     /// Reads the messages for a fetch.
     pub(super) fn read<T>(&self, now: Now, fetch: &Fetch<T>) -> Fetched {
-        read(&self.batches, self.end, now, fetch.from, fetch.bytes_max, fetch.exclude)
+        read(&self.batches, self.end, now, fetch)
     }
 }

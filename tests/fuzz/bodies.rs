@@ -509,6 +509,7 @@ fn canned_setup(variant: u8) -> Vec<u8> {
         SetupRequest {
             append: Some(millstream::pb::ProduceSetupRequest { queue_name: Some(queue.into()) }),
             get: None,
+            claim: None,
         }
     } else {
         let marker = ["", "0", "latest", "time:5"][usize::from(variant >> 2 & 3)];
@@ -520,6 +521,7 @@ fn canned_setup(variant: u8) -> Vec<u8> {
                 ..Default::default()
             }),
             append: None,
+            claim: None,
         }
     };
     setup.encode_length_delimited_to_vec()
@@ -540,12 +542,14 @@ fn canned_request(variant: u8) -> Vec<u8> {
     let keys = payloads.iter().map(|payload| Bytes::from(vec![b'k'; payload.len() % 3])).collect();
     let ttl = if variant & 2 == 0 { 60 } else { 61 };
     let keys = if variant & 4 == 0 { vec![] } else { keys };
-    ProduceRequest { ttl: Some(ttl), payloads, keys, token: None }.encode_length_delimited_to_vec()
+    ProduceRequest { ttl: Some(ttl), payloads, keys, token: None, delay: None }
+        .encode_length_delimited_to_vec()
 }
 
 fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
     let fails = step & 0xf8 == 0x08;
     match command {
+        Command::Claim { .. } | Command::Watch { .. } | Command::Settle { .. } | Command::Leave { .. } => {}
         Command::Renew { operation, .. } => {
             let renewed = if fails { Err(Fault::Unverified) } else { Ok(()) };
             rig.call(|session, cx| session.answer(operation, Answer::Renewed(renewed), cx));
@@ -559,7 +563,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             rig.call(|session, cx| {
                 session.answer(
                     operation,
-                    Answer::Opened { result: opened, local_partition: Partition(0) },
+                    Answer::Opened { result: opened, local_partition: Partition(0), has_claims: true },
                     cx,
                 )
             });

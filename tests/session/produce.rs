@@ -123,8 +123,11 @@ struct Expected {
 
 impl Expected {
     fn of(operation: &Operation) -> Self {
-        let setup =
-            SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+        let setup = SetupRequest {
+            append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }),
+            get: None,
+            claim: None,
+        };
         let mut expected = Self {
             bytes: setup.encode_length_delimited_to_vec(),
             numbers: Vec::new(),
@@ -180,7 +183,7 @@ impl Expected {
         let mut parts = [ProduceRequest { ttl: request.ttl, ..Default::default() }.encode_to_vec(), {
             let payloads = payloads.iter().map(|payload| payload.clone().into()).collect();
             let keys = keys.iter().map(|key| key.clone().into()).collect();
-            ProduceRequest { ttl: None, payloads, keys, token: None }.encode_to_vec()
+            ProduceRequest { ttl: None, payloads, keys, token: None, delay: None }.encode_to_vec()
         }];
         if request.ttl_last {
             parts.reverse();
@@ -293,7 +296,7 @@ impl Run {
             return self.call(|session, cx| {
                 session.answer(
                     operation,
-                    Answer::Opened { result: Ok(queue), local_partition: Partition(2) },
+                    Answer::Opened { result: Ok(queue), local_partition: Partition(2), has_claims: true },
                     cx,
                 )
             });
@@ -469,9 +472,10 @@ proptest! {
 fn a_draining_server_begins_no_operation() {
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
     let get = millstream::pb::ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
-    for setup in
-        [SetupRequest { append: Some(append), get: None }, SetupRequest { get: Some(get), append: None }]
-    {
+    for setup in [
+        SetupRequest { append: Some(append), get: None, claim: None },
+        SetupRequest { get: Some(get), append: None, claim: None },
+    ] {
         let mut harness = Harness::new(10 * PB_MAX);
         harness.call(|session, cx| session.drain(DrainStep::Producers, cx));
         let bytes = setup.encode_length_delimited_to_vec();
@@ -495,7 +499,7 @@ fn messages_beyond_a_projects_storage_are_refused_by_number_and_end_the_operatio
     let mut harness = Harness::new(1 << 20);
     harness.rig.limit(Some(tenant.clone()));
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
-    harness.rig.begin(&SetupRequest { append: Some(append), get: None });
+    harness.rig.begin(&SetupRequest { append: Some(append), get: None, claim: None });
     // Returns the statuses with their message numbers, and whether the operation has ended.
     let fates = |reads: Vec<Read>| -> (Vec<(u32, i64)>, bool) {
         let is_ended = reads.contains(&Read::End);
@@ -553,7 +557,7 @@ fn messages_beyond_a_projects_storage_are_refused_by_number_and_end_the_operatio
         harness.receive(&[], true);
         harness.call(|session, cx| session.poll_transmit(cx));
         let append = ProduceSetupRequest { queue_name: Some("q".into()) };
-        harness.rig.begin(&SetupRequest { append: Some(append), get: None });
+        harness.rig.begin(&SetupRequest { append: Some(append), get: None, claim: None });
         assert_eq!(send(&mut harness), if is_refused { (vec![(429, 4)], true) } else { (vec![], false) });
         assert_eq!(tenant.storage(), stored + if is_refused { 0 } else { 170 });
     }

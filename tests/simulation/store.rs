@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
+use millstream::base::claim::View;
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
 use millstream::base::millis::Millis;
@@ -57,7 +58,15 @@ impl WeatheredStore {
         let mut memory = self.memory.borrow_mut();
         for partition in self.partitions.iter().copied() {
             let (from, bytes_max) = (Offset::ZERO, usize::MAX);
-            let fetch = Request::Fetch { token, partition, from, bytes_max, exclude: None, wait: false };
+            let fetch = Request::Fetch {
+                token,
+                partition,
+                from,
+                bytes_max,
+                exclude: None,
+                view: View::Unclaimed,
+                wait: false,
+            };
             assert!(memory.submit(now, fetch).is_ok());
             let Some(Completion::Fetched { result: Ok(fetched), .. }) = memory.poll_completion(now) else {
                 panic!("a fetch that does not wait must complete at once")

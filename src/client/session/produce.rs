@@ -46,7 +46,7 @@ impl Producer {
     /// Starts the operation: appends its setup.
     pub fn start(queue: &str, sender: &mut Sender, out: &mut Vec<u8>) -> Self {
         let append = Some(ProduceSetupRequest { queue_name: Some(queue.to_owned()) });
-        PbWriter { sender, out }.pb(&SetupRequest { get: None, append }, false);
+        PbWriter { sender, out }.pb(&SetupRequest { get: None, append, claim: None }, false);
         Self {
             half: Half::new(),
             window: SendWindow::default(),

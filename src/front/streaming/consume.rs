@@ -175,6 +175,8 @@ fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
         payload: Some(Bytes::copy_from_slice(payload)),
         key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
         timestamp_ms: i64::try_from(stored.timestamp.get()).ok(),
+        delay: None,
+        claim_count: None,
     }
 }
 

@@ -125,7 +125,7 @@ impl ServerSession {
             return;
         }
         match (answer, &mut operations.state) {
-            (Answer::Opened { result, local_partition }, _) => {
+            (Answer::Opened { result, local_partition, has_claims: _ }, _) => {
                 operations.handle_opened(result, local_partition, cx);
             }
             (Answer::Renewed(result), _) => operations.tell_renewal(result),
@@ -140,7 +140,14 @@ impl ServerSession {
                 Ok(fetched) => consuming.handle_fetched(partition, fetched, cx),
                 Err(fault) => operations.fail(fault.into(), cx),
             },
-            (Answer::Appended { .. } | Answer::Fetched { .. }, _) => {}
+            (
+                Answer::Appended { .. }
+                | Answer::Fetched { .. }
+                | Answer::Claimed { .. }
+                | Answer::Watched { .. }
+                | Answer::Settled { .. },
+                _,
+            ) => {}
         }
     }
 

@@ -13,7 +13,7 @@ use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::base::units::Partition;
 use crate::operation::Answer;
-use crate::store::{Completion, Life, Request, Store};
+use crate::store::{Completion, Life, Request, StateKeeping, Store};
 
 /// Whether a queue is created if it does not exist.
 #[derive(Debug)]
@@ -157,7 +157,12 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Opened { token, result } => self.handle_made(now, token, result),
             Completion::Deleted { token, result } => self.handle_deleted(now, token, result),
             // These do not change a queue.
-            Completion::Appended { .. } | Completion::Fetched { .. } | Completion::Resolved { .. } => {}
+            Completion::Appended { .. }
+            | Completion::Fetched { .. }
+            | Completion::Resolved { .. }
+            | Completion::Claimed { .. }
+            | Completion::Watched { .. }
+            | Completion::Settled { .. } => {}
         }
     }
 
@@ -248,7 +253,8 @@ impl<S: Store<Connections>> Core<S> {
                 local_partition =
                     owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or_default();
             }
-            let answer = Answer::Opened { result: opened, local_partition };
+            let has_claims = S::STATE != StateKeeping::None;
+            let answer = Answer::Opened { result: opened, local_partition, has_claims };
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));
         });
     }

@@ -136,7 +136,15 @@ mod tests {
     }
 
     fn fetch(token: u64, from: Offset) -> Fetch<u64> {
-        Fetch { token, from, bytes_max: 1, exclude: None, wait: true, since: Millis::ZERO }
+        Fetch {
+            token,
+            from,
+            bytes_max: 1,
+            exclude: None,
+            view: Default::default(),
+            wait: true,
+            since: Millis::ZERO,
+        }
     }
 
     fn tokens(fetches: &[Fetch<u64>]) -> Vec<u64> {

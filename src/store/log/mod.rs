@@ -100,7 +100,7 @@ use self::timestamps::Timestamps;
 use self::turn::TICK;
 use self::writer::Writer;
 use super::window::Fetch;
-use super::{Completion, QueueSummary, Request, Store, StoreCounters, Tail};
+use super::{Completion, QueueSummary, Request, StateKeeping, Store, StoreCounters, Tail};
 use crate::access::Tenants;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
@@ -160,6 +160,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 }
 
 impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
+    const STATE: StateKeeping = StateKeeping::Durable;
+
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, queue, name, create } => {
@@ -174,15 +176,17 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
                     .completions
                     .push_back(Completion::Appended { token, result: Err(StoreFault::Deleted) }),
             },
-            Request::Fetch { token, partition, from, bytes_max, exclude, wait } => match self.id(partition) {
-                Some(id) => {
-                    let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
-                    self.fetcher(now).fetch(id, fetch);
+            Request::Fetch { token, partition, from, bytes_max, exclude, view, wait } => {
+                match self.id(partition) {
+                    Some(id) => {
+                        let fetch = Fetch { token, from, bytes_max, exclude, view, wait, since: now.mono };
+                        self.fetcher(now).fetch(id, fetch);
+                    }
+                    None => self
+                        .completions
+                        .push_back(Completion::Fetched { token, result: Err(StoreFault::Deleted) }),
                 }
-                None => self
-                    .completions
-                    .push_back(Completion::Fetched { token, result: Err(StoreFault::Deleted) }),
-            },
+            }
             Request::Resolve { token, partition, position } => match self.id(partition) {
                 Some(id) => self.fetcher(now).resolve(token, id, position),
                 None => self
@@ -192,6 +196,11 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             Request::Cancel { token, partition } => {
                 if let Some(id) = self.id(partition) {
                     self.fetcher(now).cancel(id, token);
+                }
+            }
+            other => {
+                if let Ok(Some(completion)) = other.without_claims() {
+                    self.completions.push_back(completion);
                 }
             }
         }

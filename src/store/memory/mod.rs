@@ -21,7 +21,7 @@ use super::cost::cost;
 use super::read::read;
 use super::waiting::Waiting;
 use super::window::{Fetch, cap};
-use super::{Asker, Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
+use super::{Asker, Completion, Fence, Life, Request, StateKeeping, Store, StoreCounters, Stream, Tail};
 use crate::access::{StorageShare, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
@@ -268,7 +268,7 @@ impl<T: Asker> Memory<T> {
     fn fetch(&mut self, now: Now, key: PartitionKey, mut fetch: Fetch<T::Fetch>) {
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
-            Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
+            Some(of) => read(&of.batches, of.end, now, &fetch),
             None if fetch.from > Offset::ZERO => Fetched::rewound(),
             None => Fetched { at_end: true, ..Fetched::default() },
         };
@@ -304,6 +304,8 @@ impl<T: Asker> Memory<T> {
 }
 
 impl<T: Asker> Store<T> for Memory<T> {
+    const STATE: StateKeeping = StateKeeping::Volatile;
+
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, create, .. } => {
@@ -319,8 +321,8 @@ impl<T: Asker> Store<T> for Memory<T> {
             Request::Append { token, stream, partition, batch } => {
                 self.append(now, token, stream, partition, batch);
             }
-            Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
+            Request::Fetch { token, partition, from, bytes_max, exclude, view, wait } => {
+                let fetch = Fetch { token, from, bytes_max, exclude, view, wait, since: now.mono };
                 self.fetch(now, partition, fetch);
             }
             Request::Resolve { token, partition, position } => {
@@ -336,6 +338,11 @@ impl<T: Asker> Store<T> for Memory<T> {
                     if of.waiting.is_empty() && of.end == Offset::ZERO {
                         self.partitions.remove(&partition);
                     }
+                }
+            }
+            other => {
+                if let Ok(Some(completion)) = other.without_claims() {
+                    self.completions.push_back(completion);
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The memory store on its own: what it drops, expires and counts.
 
 use super::*;
+use crate::base::claim::View;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::store::conformance::{self, batch, key};
 use proptest::prelude::*;
@@ -48,6 +49,7 @@ fn one_answer_has_all_batches_of_a_turn_and_a_clock_set_back_keeps_their_order()
         from: Offset(0),
         bytes_max: 1 << 20,
         exclude: None,
+        view: View::Unclaimed,
         wait: true,
     };
     assert!(store.submit(at(0), fetch(9)).is_ok() && store.poll_completion(at(0)).is_none());
@@ -212,6 +214,7 @@ fn a_partition_with_only_cancelled_fetches_is_removed() {
             from: Offset(0),
             bytes_max: 1,
             exclude: None,
+            view: View::Unclaimed,
             wait: true,
         };
         assert!(store.submit(Now::default(), fetch).is_ok());

@@ -1,6 +1,7 @@
 //! Checks what clients read against what they know.
 
 use super::*;
+use crate::base::claim::View;
 use crate::base::millis::UnixMillis;
 
 fn read_number(payload: &[u8]) -> u64 {
@@ -67,8 +68,15 @@ impl World {
         loop {
             self.next += 1;
             let (token, now) = (self.next, self.now);
-            let request =
-                Request::Fetch { token, partition: key, from, bytes_max: 2000, exclude: None, wait: false };
+            let request = Request::Fetch {
+                token,
+                partition: key,
+                from,
+                bytes_max: 2000,
+                exclude: None,
+                view: View::Unclaimed,
+                wait: false,
+            };
             assert!(self.log_of(key).submit(now, request).is_ok());
             let fetched = loop {
                 self.poll();
@@ -125,7 +133,15 @@ impl World {
             self.next += 1;
             let (token, now) = (self.next, self.now);
             let (bytes_max, exclude, wait) = (1 << 20, None, false);
-            let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+            let request = Request::Fetch {
+                token,
+                partition: key,
+                from,
+                bytes_max,
+                exclude,
+                view: View::Unclaimed,
+                wait,
+            };
             assert!(self.log_of(key).submit(now, request).is_ok());
             let fetched = loop {
                 self.poll();

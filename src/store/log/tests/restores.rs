@@ -1,6 +1,7 @@
 //! Directories that are restored or rolled back, and starts that skip offsets.
 
 use super::*;
+use crate::base::claim::View;
 use crate::base::millis::Millis;
 
 /// A consumer's marker: its position in every partition, and its timeline.
@@ -240,7 +241,8 @@ fn a_mark_after_skipped_offsets_sends_no_reader_back() {
         world.next += 1;
         let (token, now) = (world.next, world.now);
         let (bytes_max, exclude, wait) = (2000, None, false);
-        let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+        let request =
+            Request::Fetch { token, partition: key, from, bytes_max, exclude, view: View::Unclaimed, wait };
         assert!(world.log_of(key).submit(now, request).is_ok());
         world.settle();
         let fetched = world.reads.remove(&token).unwrap().unwrap();
