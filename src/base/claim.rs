@@ -47,6 +47,8 @@ pub struct Granted {
     pub stored: StoredBatch,
     /// Their offsets, within the batch.
     pub offsets: Range<Offset>,
+    /// The position of the first one's record in the batch.
+    pub record: usize,
     /// How often each of them was given out, this time included.
     pub count: u32,
 }
@@ -115,6 +117,8 @@ pub struct Claimed {
     pub lease: LeaseId,
     /// The client that the lease belongs to.
     pub client: ClientId,
+    /// When the lease ends, by the monotonic clock.
+    pub ends: Millis,
 }
 
 /// Which messages a reader sees.

@@ -10,6 +10,7 @@
 //! | `log/` | the embedded log |
 //! | `memory/` | messages only in memory |
 //! | `kafka/` | a Kafka cluster |
+//! | `claims/` | claims on any of these |
 //! | `settings` | the choice of the store, and the settings of all three |
 //! | `fence` | rejects the later appends of a stream after a failed one |
 //! | `window` | a part of a partition in memory |
@@ -19,6 +20,7 @@
 //! | `cost` | the cost of a batch in memory |
 //! | `conformance` | the tests that every store must pass |
 
+pub mod claims;
 mod cost;
 mod fence;
 pub mod kafka;
@@ -33,6 +35,7 @@ mod window;
 #[cfg(test)]
 mod conformance;
 
+pub use claims::Ledgers;
 pub use fence::Fence;
 pub use memory::Memory;
 pub use settings::{Settings, StoreKind};
@@ -365,6 +368,31 @@ pub struct StoreCounters {
     pub passed_over: u64,
 }
 
+/// Counters of claims, in messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ClaimCounters {
+    /// Messages that were given out, each time counted.
+    pub granted: u64,
+    /// Messages that were acknowledged.
+    pub acked: u64,
+    /// Messages that were released, or given back by a worker that left.
+    pub released: u64,
+    /// Messages that were rejected.
+    pub rejected: u64,
+    /// Messages whose leases were renewed.
+    pub renewed: u64,
+    /// Messages whose leases ended without a settlement.
+    pub expired: u64,
+    /// Messages whose settlement came too late.
+    pub lost: u64,
+    /// Messages that are leased now.
+    pub held: u64,
+    /// Messages that were given out and are not settled now.
+    pub unsettled: u64,
+    /// When the oldest of these was stored, if known.
+    pub oldest: Option<UnixMillis>,
+}
+
 /// The content of a queue. Expired messages may be included until their space is reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueSummary {
@@ -481,6 +509,11 @@ pub trait Store<T: Asker> {
     /// Charges the messages that the store holds and will hold to the storage limits of their projects. A
     /// store that does not know how much it holds charges nothing.
     fn count_for(&mut self, _tenants: &Arc<Tenants>) {}
+
+    /// Returns the counters of claims.
+    fn claims(&self) -> ClaimCounters {
+        ClaimCounters::default()
+    }
 
     /// Returns the counters of messages.
     fn counters(&self) -> StoreCounters;

@@ -68,10 +68,10 @@ mod writer;
 
 #[cfg(test)]
 #[path = "../../../tests/common/random.rs"]
-mod random;
+pub(in crate::store) mod random;
 #[cfg(test)]
 #[path = "../../../tests/common/simulated.rs"]
-mod simulated;
+pub(in crate::store) mod simulated;
 #[cfg(test)]
 mod tests;
 
