@@ -427,6 +427,9 @@ pub trait Store<T: Asker> {
     /// Which shard's store takes a partition's appends.
     const APPENDS: Placement = Placement::Owner;
 
+    /// Whether it takes requests about claims.
+    const CLAIMS: bool = false;
+
     /// How the store can keep the state of claims.
     const STATE: StateKeeping = StateKeeping::None;
 

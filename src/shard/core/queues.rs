@@ -13,7 +13,7 @@ use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::base::units::Partition;
 use crate::operation::Answer;
-use crate::store::{Completion, Life, Request, StateKeeping, Store};
+use crate::store::{Completion, Life, Request, Store};
 
 /// Whether a queue is created if it does not exist.
 #[derive(Debug)]
@@ -253,7 +253,7 @@ impl<S: Store<Connections>> Core<S> {
                 local_partition =
                     owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or_default();
             }
-            let has_claims = S::STATE != StateKeeping::None;
+            let has_claims = S::CLAIMS;
             let answer = Answer::Opened { result: opened, local_partition, has_claims };
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));
         });

@@ -216,6 +216,7 @@ fn shown<T: Asker>(keeper: &Keeper<T>, mut fetched: Fetched, view: View) -> Fetc
 
 impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     const APPENDS: Placement = S::APPENDS;
+    const CLAIMS: bool = !matches!(S::STATE, StateKeeping::None);
     const STATE: StateKeeping = S::STATE;
 
     #[inline]
