@@ -136,6 +136,11 @@ fn catalogue() {
 }
 
 #[test]
+fn notes() {
+    run_mutated("notes", stored::notes);
+}
+
+#[test]
 fn packed() {
     run_mutated("packed", stored::packed);
 }

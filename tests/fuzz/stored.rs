@@ -1,11 +1,13 @@
-//! The bodies of the fuzz targets for bytes from a disk or a Kafka topic: segments, indexes, catalogues and
-//! packed records.
+//! The bodies of the fuzz targets for bytes from a disk or a Kafka topic: segments, indexes, catalogues, notes of
+//! claims and packed records.
 //!
 //! Random bytes fail at the first checksum. So the bodies first correct the checksums wherever a structure
 //! may begin, as an attacker with access to the disk could.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use millstream::base::clock::Now;
 use millstream::base::names::ClientId;
+use millstream::store::claims;
 use millstream::store::kafka::header::Header;
 use millstream::store::log::catalogue::{self, Record};
 use millstream::store::log::format::{
@@ -141,6 +143,15 @@ pub fn catalogue(data: &[u8]) {
     assert_eq!(catalogue::parse(&again).unwrap().records, found.records);
     let (queues, deleted) = catalogue::merge(found.records.into_iter());
     assert!(queues.values().all(|life| !deleted.contains(&life.incarnation)));
+}
+
+/// The notes of a ledger: whatever they say, the ledger is sound, and it is the same after its snapshot is read.
+pub fn notes(data: &[u8]) {
+    let now = Now::at_ms(1 << 40, 1 << 41);
+    // A byte of 255 separates notes, so that a note that cannot be read does not hide the next ones.
+    let (floor, whole) = claims::fold(now, data.split(|byte| *byte == 255));
+    let (again_floor, again) = claims::fold(now, std::iter::once(&whole[..]));
+    assert_eq!((floor, &whole), (again_floor, &again));
 }
 
 /// A packed record of a Kafka topic: its messages cover the bytes of the value, each once.

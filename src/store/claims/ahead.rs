@@ -244,7 +244,7 @@ impl Choice {
                     continue;
                 }
                 let record = stored.batch.position_of(at.since(stored.base_offset) as u32);
-                (at, _) = self.take(stored, at..end, record, piece.count + 1, room);
+                (at, _) = self.take(stored, at..end, record, piece.count.saturating_add(1), room);
                 if at < end {
                     return gone;
                 }

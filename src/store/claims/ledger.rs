@@ -182,9 +182,16 @@ impl Ledger {
                     self.pieces.insert(offsets.start, piece);
                     self.next = self.next.max(offsets.end);
                 }
-                let offsets = pieces.iter().map(|(offsets, _)| offsets.clone()).collect();
+                let offsets = pieces.iter().map(|(offsets, _)| offsets.clone());
+                // The number of a lease occurs once, unless the notes are forged.
+                let before = self.leases.remove(lease);
+                unsettled += before.as_ref().map_or(0, |before| before.unsettled);
+                let before = before.into_iter().flat_map(|before| before.offsets);
+                let offsets = before.chain(offsets).collect();
                 let of = Lease { client: *client, worker: None, grace_secs: *grace_secs, unsettled, offsets };
-                self.leases.insert(*lease, of);
+                if unsettled > 0 {
+                    self.leases.insert(*lease, of);
+                }
             }
             Record::Delay { offsets, visible } => {
                 self.next = self.next.max(offsets.end);
@@ -242,7 +249,7 @@ impl Ledger {
         let taken = self.pieces.take(range, is_meant);
         for (_, piece) in &taken {
             let Some(lease) = self.leases.get_mut(&piece.lease) else { continue };
-            lease.unsettled -= u64::from(piece.length);
+            lease.unsettled = lease.unsettled.saturating_sub(u64::from(piece.length));
             if lease.unsettled == 0 {
                 self.leases.remove(&piece.lease);
             }
@@ -305,7 +312,7 @@ impl Ledger {
                 _ => pinned.push(offsets),
             }
             while pinned.len() > most {
-                gap_max = gap_max * 2 + 1;
+                gap_max = (gap_max * 2 + 1).min(u64::MAX / 4);
                 pinned = joined(pinned, gap_max);
             }
         }

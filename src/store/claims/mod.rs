@@ -40,6 +40,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::keeper::{Keeper, Out};
+use self::ledger::Ledger;
+use self::record::Record;
 use super::{
     Asker, ClaimCounters, Completion, Life, Placement, QueueSummary, Request, StateKeeping, Store,
     StoreCounters, StoreEvent, Tail,
@@ -199,6 +201,18 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             self.with_keeper(id.partition, handle);
         }
     }
+}
+
+/// Applies the notes of a ledger in order. Returns the offset below which everything is settled, and the ledger as a
+/// note. Bytes that are no records are left out.
+pub fn fold<'a>(now: Now, notes: impl Iterator<Item = &'a [u8]>) -> (Offset, Vec<u8>) {
+    let mut ledger = Ledger::default();
+    for note in notes {
+        record::read(note).0.iter().for_each(|record| ledger.apply(now, record));
+    }
+    let mut whole = Vec::new();
+    Record::Snapshot(ledger.snapshot(now)).encode(&mut whole);
+    (ledger.floor(), whole)
 }
 
 /// Returns what a reader sees of fetched messages.

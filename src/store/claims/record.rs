@@ -27,6 +27,9 @@ use crate::base::units::Offset;
 /// The most messages of a piece. No batch has more.
 const PIECE_MAX: u64 = u32::MAX as u64;
 
+/// No record was made at this time or later, and no message is visible only then.
+const TIME_MAX: UnixMillis = UnixMillis::new(1 << 61);
+
 /// A change of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
@@ -146,9 +149,9 @@ impl Record {
     fn decode(note: &mut &[u8]) -> Option<Self> {
         Some(match byte(note)? {
             1 => {
-                let lease = LeaseId(varint(note)?);
+                let lease = lease(note)?;
                 let client = client(note)?;
-                let made = UnixMillis::new(varint(note)?);
+                let made = time(note)?;
                 let (ttl_secs, grace_secs) = (small(note)?, small(note)?);
                 let mut end = Offset::ZERO;
                 let pieces = read_many(note, |note| {
@@ -159,10 +162,10 @@ impl Record {
             }
             2 => {
                 let offsets = read_range(note, &mut Offset::ZERO.clone())?;
-                Self::Delay { offsets, visible: UnixMillis::new(varint(note)?) }
+                Self::Delay { offsets, visible: time(note)? }
             }
             3 => {
-                let (lease, at) = (LeaseId(varint(note)?), UnixMillis::new(varint(note)?));
+                let (lease, at) = (lease(note)?, time(note)?);
                 let what = match byte(note)? {
                     1 => Settle::Ack,
                     2 => Settle::Release(None),
@@ -211,9 +214,9 @@ impl Snapshot {
     }
 
     fn decode(note: &mut &[u8]) -> Option<Self> {
-        let at = UnixMillis::new(varint(note)?);
+        let at = time(note)?;
         let (next, sequence) = (Offset(varint(note)?), varint(note)?);
-        let leases = read_many(note, |note| Some((LeaseId(varint(note)?), client(note)?, small(note)?)))?;
+        let leases = read_many(note, |note| Some((lease(note)?, client(note)?, small(note)?)))?;
         let mut end = Offset::ZERO;
         let pieces = read_many(note, |note| {
             let offsets = read_range(note, &mut end)?;
@@ -240,6 +243,15 @@ fn varint(note: &mut &[u8]) -> Option<u64> {
 
 fn small(note: &mut &[u8]) -> Option<u32> {
     u32::try_from(varint(note)?).ok()
+}
+
+/// Reads the number of a lease. None has the number 0.
+fn lease(note: &mut &[u8]) -> Option<LeaseId> {
+    varint(note).filter(|number| *number > 0).map(LeaseId)
+}
+
+fn time(note: &mut &[u8]) -> Option<UnixMillis> {
+    varint(note).map(UnixMillis::new).filter(|time| *time <= TIME_MAX)
 }
 
 fn client(note: &mut &[u8]) -> Option<ClientId> {
