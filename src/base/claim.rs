@@ -100,6 +100,8 @@ pub struct Lost {
 /// What happens to the leases of a worker that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
+    /// They are not affected: the operation goes on, and may claim and watch again.
+    Pause,
     /// They last until they end.
     Keep,
     /// They are settled.
@@ -115,6 +117,8 @@ pub struct Claimed {
     pub lease: LeaseId,
     /// The client that the lease belongs to.
     pub client: ClientId,
+    /// When the lease ends, by the monotonic clock.
+    pub ends: Millis,
 }
 
 /// Which messages a reader sees.
