@@ -207,6 +207,16 @@ impl StoredBatch {
         self.timestamp + Millis::from_secs(self.batch.delay_secs())
     }
 
+    /// Returns how long claims will not see the messages yet, in seconds, rounded up. `None` if they see them.
+    #[inline]
+    pub fn delay_left_secs(&self, unix: UnixMillis) -> Option<u32> {
+        if self.batch.delay_secs() == 0 {
+            return None;
+        }
+        let left = self.visible().since(unix).as_secs_up();
+        (left > 0).then_some(left)
+    }
+
     /// Returns whether the messages have expired.
     pub fn is_expired(&self, unix: UnixMillis) -> bool {
         self.expiry() <= unix

@@ -102,6 +102,8 @@ pub struct Lost {
 /// What happens to the leases of a worker that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
+    /// They are not affected: the operation goes on, and may claim and watch again.
+    Pause,
     /// They last until they end.
     Keep,
     /// They are settled.

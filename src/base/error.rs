@@ -47,6 +47,9 @@ impl FailureCounts {
     }
 }
 
+/// Why a store without claims refuses claims and delays.
+pub const NO_CLAIMS: &str = "claims and delays need the embedded log or the memory store; Kafka has neither until servers share ownership";
+
 /// A status code of the protocol (section 3), with the meaning that it has in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StatusCode(pub u32);
@@ -62,9 +65,10 @@ impl StatusCode {
         (100..300).contains(&self.0)
     }
 
-    /// Returns whether a retry may succeed, because the server has a problem or the project is at a limit.
+    /// Returns whether a retry may succeed, because the server has a problem or the project is at a limit. What the
+    /// store cannot do (501) it cannot do later.
     pub fn is_transient(self) -> bool {
-        self.0 >= 500 || self.0 == 429
+        self.0 >= 500 && self.0 != 501 || self.0 == 429
     }
 }
 
@@ -99,6 +103,29 @@ pub enum PeerFault {
         /// The TTL as sent, in seconds.
         ttl: Option<u32>,
         /// `ttl_min` and `ttl_max`, in seconds.
+        range: (u32, u32),
+    },
+    /// The delay is longer than allowed.
+    Delay {
+        /// The delay as sent, in seconds.
+        delay: u32,
+        /// The limit, `delay_max`, in seconds.
+        max: u32,
+    },
+    /// The delay is not shorter than the TTL.
+    DelayBeyondTtl {
+        /// The delay as sent, in seconds.
+        delay: u32,
+        /// The TTL as sent, in seconds.
+        ttl: u32,
+    },
+    /// A number of seconds of a claim is out of range.
+    ClaimSeconds {
+        /// The field.
+        field: &'static str,
+        /// The value as sent.
+        value: u32,
+        /// The least and the largest value.
         range: (u32, u32),
     },
     /// A payload is larger than allowed.
@@ -218,6 +245,9 @@ impl Fault {
                 | PeerFault::PbCut
                 | PeerFault::PbInvalid(_)
                 | PeerFault::Ttl { .. }
+                | PeerFault::Delay { .. }
+                | PeerFault::DelayBeyondTtl { .. }
+                | PeerFault::ClaimSeconds { .. }
                 | PeerFault::KeyCount { .. } => 400,
                 PeerFault::Unauthenticated(_) => 401,
                 PeerFault::Forbidden(_) => 403,
@@ -281,6 +311,13 @@ impl fmt::Display for PeerFault {
             Self::Ttl { ttl: None, range } => write!(f, "ttl: absent; {} to {} seconds", range.0, range.1),
             Self::Ttl { ttl: Some(ttl), range } => {
                 write!(f, "ttl: {ttl} is not within {} to {} seconds", range.0, range.1)
+            }
+            Self::Delay { delay, max } => write!(f, "delay: {delay} is not within 0 to {max} seconds"),
+            Self::DelayBeyondTtl { delay, ttl } => {
+                write!(f, "delay: {delay} seconds are not below ttl = {ttl}")
+            }
+            Self::ClaimSeconds { field, value, range } => {
+                write!(f, "{field}: {value} is not within {} to {} seconds", range.0, range.1)
             }
             Self::PayloadTooLarge { bytes, max } => {
                 write!(f, "payload: {bytes} bytes are more than max_payload_bytes = {max}")
@@ -361,13 +398,17 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_of_the_protocol() {
-        let table: [(Fault, u32); 27] = [
+        let table: [(Fault, u32); 31] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
             (PeerFault::PbLength.into(), 400),
             (PeerFault::PbCut.into(), 400),
             (PeerFault::Ttl { ttl: None, range: (1, 2) }.into(), 400),
+            (PeerFault::Delay { delay: 2, max: 1 }.into(), 400),
+            (PeerFault::DelayBeyondTtl { delay: 60, ttl: 60 }.into(), 400),
+            (PeerFault::ClaimSeconds { field: "ttl", value: 0, range: (1, 2) }.into(), 400),
+            (StoreFault::Unsupported(NO_CLAIMS).into(), 501),
             (PeerFault::KeyCount { keys: 1, payloads: 2 }.into(), 400),
             (PeerFault::KeyTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::Unauthenticated("token expired").into(), 401),

@@ -17,12 +17,14 @@
 //! | `quota` | a produce operation's share of its project's rates |
 //! | `position` | the starting positions of a consume operation |
 //! | `consume` | a consume operation: fairness between partitions, credit, markers |
+//! | `claim` | a claim operation: asks for leases, credit, settlements |
 //! | `cursor` | the progress of a consume operation in one partition |
 //! | `marker` | positions encoded as text |
 //! | `settings` | limits on sizes, lifetimes, windows and batches |
 
 mod answer;
 mod building;
+mod claim;
 mod command;
 mod consume;
 mod credit;
@@ -41,8 +43,11 @@ mod subject;
 mod word;
 
 pub use answer::Answer;
+pub use claim::{
+    ByClaim, Claim, ClaimEnd, ClaimId, ClaimRequest, ClaimTerms, LostClaim, News, Outgoing, Ranges, UNAWAITED,
+};
 pub use command::{Command, OperationId, Target};
-pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
+pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run, ShownClaim};
 pub use credit::{ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, MarkerPlace, Start};

@@ -49,7 +49,7 @@ use crate::access::Tenants;
 use crate::base::batch::{Batch, Fetched};
 use crate::base::claim::{Grant, Leaving, Lost, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
-use crate::base::error::StoreFault;
+use crate::base::error::{NO_CLAIMS, StoreFault};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, FullName};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
@@ -89,9 +89,6 @@ impl Asker for u64 {
     type Claim = Self;
     type Settle = Self;
 }
-
-/// The reason for refusing a claim.
-pub const NO_CLAIMS: &str = "claims and delays need the embedded log or the memory store; Kafka has neither until servers share ownership";
 
 /// A request to a store.
 #[derive(Clone, Debug)]
