@@ -1,9 +1,12 @@
-//! Hand-written coder of `ProduceRequest { ttl = 1, payloads = 2, keys = 100 }`.
+//! Hand-written coder of `ProduceRequest { ttl = 1, payloads = 2, keys = 100 }`. The encoder also writes `delay = 101`.
 
 use super::wire::{
     BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
 };
 use crate::base::batch::Record;
+
+/// The two-byte tag of `delay` (field 101, varint).
+const DELAY_TAG: [u8; 2] = [0xa8, 0x06];
 
 /// The number of the field `token`.
 const TOKEN: u32 = 102;
@@ -97,9 +100,10 @@ pub fn first_ttl(bytes: &[u8]) -> Option<u32> {
 }
 
 /// Appends a ProduceRequest with its length prefix and returns how many bytes that took. Writes keys only if
-/// at least one message has one.
+/// at least one message has one. TTL and delay are in seconds.
 pub fn encode_produce_request<'a>(
     ttl: u32,
+    delay: Option<u32>,
     records: impl Iterator<Item = Record<'a>> + Clone,
     out: &mut Vec<u8>,
 ) -> usize {
@@ -110,6 +114,7 @@ pub fn encode_produce_request<'a>(
         has_keys |= !key.is_empty();
     }
     body += if has_keys { keys } else { 0 };
+    body += delay.map_or(0, |delay| DELAY_TAG.len() + varint_length(u64::from(delay)));
     let length = 1 + varint_length(u64::from(ttl)) + body;
     let total = varint_length(length as u64) + length;
     out.reserve(total);
@@ -127,6 +132,10 @@ pub fn encode_produce_request<'a>(
         out.extend_from_slice(&KEY_TAG);
         write_varint(key.len() as u64, out);
         out.extend_from_slice(key);
+    }
+    if let Some(delay) = delay {
+        out.extend_from_slice(&DELAY_TAG);
+        write_varint(u64::from(delay), out);
     }
     total
 }
@@ -185,17 +194,18 @@ mod tests {
         #[test]
         fn encoding_matches_prost(
             ttl in any::<u32>(),
+            delay in proptest::option::of(any::<u32>()),
             messages in proptest::collection::vec(
                 (prop_oneof![Just(vec![]), proptest::collection::vec(any::<u8>(), 0..200)],
                  proptest::collection::vec(any::<u8>(), 0..300)), 0..5),
         ) {
             let mut ours = Vec::new();
             let records = messages.iter().map(|(key, payload)| Record { key, payload });
-            let length = encode_produce_request(ttl, records, &mut ours);
+            let length = encode_produce_request(ttl, delay, records, &mut ours);
             let (keys, payloads): (Vec<_>, Vec<_>) =
                 messages.into_iter().map(|(key, payload)| (Bytes::from(key), Bytes::from(payload))).unzip();
             let keys = if keys.iter().all(Bytes::is_empty) { vec![] } else { keys };
-            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, delay: None, token: None };
+            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, delay, token: None };
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, oracle.encode_length_delimited_to_vec());
         }
