@@ -199,6 +199,8 @@ pub struct ReceivedMessage<'a> {
     /// Whether the queue went back before this message, so that earlier messages may arrive again. The reader
     /// leaves it false: `rewound` belongs to a ConsumeResponse, and the client's session copies it here.
     pub is_rewound: bool,
+    /// How often the message was given out by claims, this time included. 0 outside of a ClaimResponse.
+    pub claim_count: u32,
 }
 
 /// Decodes a ConsumeResponse message by message.
@@ -210,11 +212,11 @@ pub struct ConsumeResponseReader<'a> {
     is_rewound: bool,
 }
 
-fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|_| Malformed("a string that is not UTF-8"))
 }
 
-fn status(bytes: &[u8]) -> Result<Status, Malformed> {
+pub(super) fn status(bytes: &[u8]) -> Result<Status, Malformed> {
     Status::decode(bytes).map_err(|_| Malformed("a bad Status"))
 }
 
@@ -235,7 +237,7 @@ impl<'a> ConsumeResponseReader<'a> {
                 }
                 2 => {
                     expect(wire_type, BYTES)?;
-                    return Self::message(Reader(self.reader.bytes()?)).map(Some);
+                    return message(Reader(self.reader.bytes()?)).map(Some);
                 }
                 104 => {
                     expect(wire_type, VARINT)?;
@@ -265,45 +267,50 @@ impl<'a> ConsumeResponseReader<'a> {
     pub fn is_rewound(&self) -> bool {
         self.is_rewound
     }
+}
 
-    #[inline]
-    fn message(mut reader: Reader<'a>) -> Result<ReceivedMessage<'a>, Malformed> {
-        let mut message = ReceivedMessage::default();
-        while let Some((field, wire_type)) = reader.tag()? {
-            match field {
-                1 => {
-                    expect(wire_type, BYTES)?;
-                    message.marker = Some(text(reader.bytes()?)?);
-                }
-                2 => {
-                    expect(wire_type, BYTES)?;
-                    message.id = text(reader.bytes()?)?;
-                }
-                3 => {
-                    expect(wire_type, VARINT)?;
-                    message.ttl = reader.varint()? as u32;
-                }
-                4 => {
-                    expect(wire_type, VARINT)?;
-                    message.age = reader.varint()? as u32;
-                }
-                6 => {
-                    expect(wire_type, BYTES)?;
-                    message.payload = Some(reader.bytes()?);
-                }
-                100 => {
-                    expect(wire_type, BYTES)?;
-                    message.key = Some(reader.bytes()?);
-                }
-                101 => {
-                    expect(wire_type, VARINT)?;
-                    message.timestamp_ms = Some(reader.varint()? as i64);
-                }
-                _ => reader.skip(wire_type)?,
+/// Decodes one entry of `messages`.
+#[inline]
+pub(super) fn message(mut reader: Reader<'_>) -> Result<ReceivedMessage<'_>, Malformed> {
+    let mut message = ReceivedMessage::default();
+    while let Some((field, wire_type)) = reader.tag()? {
+        match field {
+            1 => {
+                expect(wire_type, BYTES)?;
+                message.marker = Some(text(reader.bytes()?)?);
             }
+            2 => {
+                expect(wire_type, BYTES)?;
+                message.id = text(reader.bytes()?)?;
+            }
+            3 => {
+                expect(wire_type, VARINT)?;
+                message.ttl = reader.varint()? as u32;
+            }
+            4 => {
+                expect(wire_type, VARINT)?;
+                message.age = reader.varint()? as u32;
+            }
+            6 => {
+                expect(wire_type, BYTES)?;
+                message.payload = Some(reader.bytes()?);
+            }
+            100 => {
+                expect(wire_type, BYTES)?;
+                message.key = Some(reader.bytes()?);
+            }
+            101 => {
+                expect(wire_type, VARINT)?;
+                message.timestamp_ms = Some(reader.varint()? as i64);
+            }
+            103 => {
+                expect(wire_type, VARINT)?;
+                message.claim_count = reader.varint()? as u32;
+            }
+            _ => reader.skip(wire_type)?,
         }
-        Ok(message)
     }
+    Ok(message)
 }
 
 #[cfg(test)]

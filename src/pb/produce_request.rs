@@ -7,6 +7,9 @@ use crate::base::batch::Record;
 
 /// The number of the field `delay`.
 const DELAY: u32 = 101;
+/// The two-byte tag of `delay` (field 101, varint).
+const DELAY_TAG: [u8; 2] = [0xa8, 0x06];
+
 /// The number of the field `token`.
 const TOKEN: u32 = 102;
 
@@ -134,9 +137,10 @@ pub fn first_ttl(bytes: &[u8]) -> Option<u32> {
 }
 
 /// Appends a ProduceRequest with its length prefix and returns how many bytes that took. Writes keys only if
-/// at least one message has one.
+/// at least one message has one. TTL and delay are in seconds.
 pub fn encode_produce_request<'a>(
     ttl: u32,
+    delay: Option<u32>,
     records: impl Iterator<Item = Record<'a>> + Clone,
     out: &mut Vec<u8>,
 ) -> usize {
@@ -147,6 +151,7 @@ pub fn encode_produce_request<'a>(
         has_keys |= !key.is_empty();
     }
     body += if has_keys { keys } else { 0 };
+    body += delay.map_or(0, |delay| DELAY_TAG.len() + varint_length(u64::from(delay)));
     let length = 1 + varint_length(u64::from(ttl)) + body;
     let total = varint_length(length as u64) + length;
     out.reserve(total);
@@ -164,6 +169,10 @@ pub fn encode_produce_request<'a>(
         out.extend_from_slice(&KEY_TAG);
         write_varint(key.len() as u64, out);
         out.extend_from_slice(key);
+    }
+    if let Some(delay) = delay {
+        out.extend_from_slice(&DELAY_TAG);
+        write_varint(u64::from(delay), out);
     }
     total
 }
@@ -231,17 +240,18 @@ mod tests {
         #[test]
         fn encoding_matches_prost(
             ttl in any::<u32>(),
+            delay in proptest::option::of(any::<u32>()),
             messages in proptest::collection::vec(
                 (prop_oneof![Just(vec![]), proptest::collection::vec(any::<u8>(), 0..200)],
                  proptest::collection::vec(any::<u8>(), 0..300)), 0..5),
         ) {
             let mut ours = Vec::new();
             let records = messages.iter().map(|(key, payload)| Record { key, payload });
-            let length = encode_produce_request(ttl, records, &mut ours);
+            let length = encode_produce_request(ttl, delay, records, &mut ours);
             let (keys, payloads): (Vec<_>, Vec<_>) =
                 messages.into_iter().map(|(key, payload)| (Bytes::from(key), Bytes::from(payload))).unzip();
             let keys = if keys.iter().all(Bytes::is_empty) { vec![] } else { keys };
-            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, delay: None, token: None };
+            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, delay, token: None };
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, oracle.encode_length_delimited_to_vec());
         }

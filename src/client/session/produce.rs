@@ -72,17 +72,18 @@ impl Producer {
         self.window.sent().since(self.spoken_for)
     }
 
-    /// Appends one ProduceRequest with `count` messages to `pbs`. `count` must not exceed the credit. `ttl`
-    /// is in seconds. [`Self::frame`] then sends `pbs`, so several requests can share a frame.
+    /// Appends one ProduceRequest with `count` messages to `pbs`. `count` must not exceed the credit. TTL and
+    /// delay are in seconds. [`Self::frame`] then sends `pbs`, so several requests can share a frame.
     pub fn send<'a>(
         &mut self,
         ttl: u32,
+        delay: Option<u32>,
         records: impl Iterator<Item = Record<'a>> + Clone,
         count: u64,
         pbs: &mut Vec<u8>,
     ) {
         self.window.send(count);
-        encode_produce_request(ttl, records, pbs);
+        encode_produce_request(ttl, delay, records, pbs);
     }
 
     /// Appends one frame that contains `pbs`.

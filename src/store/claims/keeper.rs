@@ -206,7 +206,6 @@ impl<T: Asker> Keeper<T> {
     }
 
     fn leave(&mut self, now: Now, worker: Worker, leaving: Leaving, out: &mut Out<'_, T>) {
-        self.workers.remove(&worker);
         if let Some(watcher) = self.line.remove(worker) {
             out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
         }
@@ -217,14 +216,19 @@ impl<T: Asker> Keeper<T> {
         for ask in its {
             out.completions.push_back(Completion::Claimed { token: ask.token, result: Ok(None) });
         }
-        // Leases whose grant is still being noted are among them.
-        if let Leaving::Settle(what) = leaving {
-            for record in self.ledger.settle_all_of(now, worker, what) {
-                self.apply(now, record, out.counters);
+        // Leases whose grant is still being noted are among those of the worker.
+        match leaving {
+            Leaving::Pause => return,
+            Leaving::Keep => {}
+            Leaving::Settle(what) => {
+                for record in self.ledger.settle_all_of(now, worker, what) {
+                    self.apply(now, record, out.counters);
+                }
+                self.notes.withdraw(worker);
             }
-            self.notes.withdraw(worker);
         }
         self.ledger.dismiss(worker);
+        self.workers.remove(&worker);
         if self.workers.is_empty() {
             self.stop_reading_ahead(out);
         }
