@@ -257,7 +257,10 @@ impl WorkQueue {
     fn ask(&mut self, request: Request<u64>) -> Completion<u64> {
         let now = Now::at_ms(1, 1_700_000_000_000);
         assert!(self.store.submit(now, request).is_ok());
-        self.store.poll_completion(now).unwrap()
+        let completion = self.store.poll_completion(now).unwrap();
+        // What was stored wakes the ledger.
+        assert!(self.store.poll_completion(now).is_none());
+        completion
     }
 
     fn append(&mut self) {

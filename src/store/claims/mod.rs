@@ -98,6 +98,11 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         }
     }
 
+    /// Returns the store below.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
     /// Lends a keeper what it sends to. The keeper will be worked on.
     fn with_keeper<R>(
         &mut self,
