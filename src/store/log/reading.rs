@@ -206,7 +206,8 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         let name = FileName::Segment(place);
         let file = match read {
             Ok(mut read) => read.pop().unwrap_or_default(),
-            Err(error) if is_lost(&error) => Vec::new(),
+            Err(error) if is_gone(&error) => Vec::new(),
+            // No block can be read, so the device is lost, and may return.
             Err(error) => return self.cannot_read(id, &format!("{name}: {error}")),
         };
         let found = scan(&SegmentHeader { stamp, number, bytes }, &file);
