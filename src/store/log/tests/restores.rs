@@ -1,7 +1,6 @@
 //! Directories that are restored or rolled back, and starts that skip offsets.
 
 use super::*;
-use crate::base::claim::View;
 use crate::base::millis::Millis;
 
 /// A consumer's marker: its position in every partition, and its timeline.

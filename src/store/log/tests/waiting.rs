@@ -2,7 +2,6 @@
 
 use super::load::{LOADS_BESIDE_ROUNDS, QUIET_AFTER};
 use super::*;
-use crate::base::claim::View;
 use crate::base::millis::UnixMillis;
 
 #[test]
