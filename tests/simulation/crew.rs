@@ -93,10 +93,12 @@ impl Worker for Hand {
     }
 
     fn lose(&mut self, ticket: Ticket) {
-        self.open.remove(&ticket);
+        let before = self.settling.len();
         self.settling.retain(|(of, _)| *of != ticket);
+        // What it has released may belong to somebody else before it hears that the release counts.
+        let was_held = self.open.remove(&ticket).is_some() || self.settling.len() < before;
         let mut facts = self.facts.borrow_mut();
-        if facts.do_claims_last {
+        if facts.do_claims_last && was_held {
             facts.fail(format!("worker {} has lost a message that it held", self.number));
         }
     }
@@ -132,6 +134,8 @@ impl Worker for Hand {
 pub struct Crew {
     random: Random,
     clock: Clock,
+    /// Whether all connections speak TLS.
+    is_secure: bool,
     model: Model,
     producers: Vec<(Client, usize)>,
     workers: Vec<Client>,
@@ -141,7 +145,7 @@ pub struct Crew {
 }
 
 impl Crew {
-    pub fn new(seed: u64, clock: Clock) -> Self {
+    pub fn new(seed: u64, clock: Clock, is_secure: bool) -> Self {
         let mut random = Random(seed);
         let facts = Rc::new(RefCell::new(Facts { do_claims_last: true, ..Facts::default() }));
         let workers = (0..WORKERS).map(|number| {
@@ -162,7 +166,7 @@ impl Crew {
         });
         let workers = workers.collect();
         let (model, producers, stored) = (Model::new(usize::MAX, false), Vec::new(), BTreeSet::new());
-        Self { random, clock, model, producers, workers, facts, stored }
+        Self { random, clock, is_secure, model, producers, workers, facts, stored }
     }
 
     fn clients(&mut self) -> impl Iterator<Item = &mut Client> {
@@ -193,17 +197,18 @@ impl Crew {
         self.look()
     }
 
-    /// Lets every client send and receive once, and connects the workers. Returns false if there was nothing to do.
-    pub fn pass(&mut self, server: &Server) -> bool {
-        let mut progress = false;
-        for worker in 0..WORKERS {
-            if self.workers[worker].link.is_none() && !self.workers[worker].is_complete() {
-                self.connect(server, worker);
-                progress = true;
-            }
-            self.workers[worker].poll();
-        }
-        self.send_and_receive() || progress
+    /// Lets every client send and receive once. Returns false if there was nothing to do.
+    pub fn pass(&mut self) -> bool {
+        self.workers.iter_mut().for_each(Client::poll);
+        self.send_and_receive()
+    }
+
+    /// Connects the workers that are not. Returns false if all are.
+    pub fn reconnect(&mut self, server: &Server) -> bool {
+        let is_away = |client: &Client| client.link.is_none() && !client.is_complete();
+        let away: Vec<usize> = (0..WORKERS).filter(|worker| is_away(&self.workers[*worker])).collect();
+        away.iter().for_each(|worker| self.connect(server, *worker));
+        !away.is_empty()
     }
 
     fn send_and_receive(&mut self) -> bool {
@@ -224,7 +229,7 @@ impl Crew {
         let mut client = Client::producer(&self.model, number, QUEUE, 10, &self.clock, &mut self.random);
         let pipe = Pipe::new(PIPE_BYTES);
         if server.accept(self.random.below(server.shards()), pipe.clone()) {
-            client.connect(pipe, false);
+            client.connect(pipe, self.is_secure);
             client.poll();
             self.producers.push((client, number));
         }
@@ -234,7 +239,7 @@ impl Crew {
         let pipe = Pipe::new(PIPE_BYTES);
         let client = &mut self.workers[worker];
         if client.link.is_none() && server.accept(self.random.below(server.shards()), pipe.clone()) {
-            client.connect(pipe, false);
+            client.connect(pipe, self.is_secure);
             client.poll();
         }
     }

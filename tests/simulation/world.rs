@@ -94,7 +94,7 @@ impl World {
         let mut world = Self {
             model: Model::new(PAYLOAD_BYTES_MAX, plan.knows_the_time()),
             doomed: plan.deletes.then(doomed),
-            crew: plan.works.then(|| Crew::new(seed ^ 0x00c4_e700, machine.clock.clone())),
+            crew: plan.works.then(|| Crew::new(seed ^ 0x00c4_e700, machine.clock.clone(), plan.is_secure)),
             server: None,
             clients: Vec::new(),
             pipe_bytes: random.between(300, 60_000),
@@ -379,6 +379,9 @@ impl World {
                     progress = true;
                 }
             }
+            if let (Some(crew), Some(server)) = (&mut self.crew, &self.server) {
+                progress |= crew.reconnect(server);
+            }
             progress |= self.pass();
             if !progress {
                 if self.machine.clock.millis() >= until {
@@ -398,9 +401,7 @@ impl World {
             progress |= self.receive(client);
         }
         progress |= self.doomed.as_mut().is_some_and(Doomed::pass);
-        if let (Some(crew), Some(server)) = (&mut self.crew, &self.server) {
-            progress |= crew.pass(server);
-        }
+        progress |= self.crew.as_mut().is_some_and(Crew::pass);
         while self.machine.disk.advance() {
             progress = true;
         }

@@ -236,12 +236,19 @@ impl<T: Asker> Keeper<T> {
 
     /// Releases what was read ahead, because nobody claims any more.
     fn stop_reading_ahead(&mut self, out: &mut Out<'_, T>) {
-        if self.ahead.is_waiting() {
-            let (token, partition) = (FetchBy::Ledger(self.id, Purpose::Ahead), self.id.partition);
-            out.requests.push_back(Request::Cancel { token, partition });
-        } else if !self.ahead.is_reading() {
+        if !self.cancel_ahead(out) && !self.ahead.is_reading() {
             self.ahead = Ahead::new(self.ledger.next());
         }
+    }
+
+    /// Cancels a fetch that reads ahead and waits for messages. Returns false if there is none.
+    fn cancel_ahead(&self, out: &mut Out<'_, T>) -> bool {
+        let is_waiting = self.ahead.is_waiting();
+        if is_waiting {
+            let (token, partition) = (FetchBy::Ledger(self.id, Purpose::Ahead), self.id.partition);
+            out.requests.push_back(Request::Cancel { token, partition });
+        }
+        is_waiting
     }
 
     /// Applies a decision, counts it, and adds it to the note of this turn.
@@ -512,6 +519,7 @@ impl<T: Asker> Keeper<T> {
         self.notes.fail_turn(fault, out);
         self.ledger = Ledger::default();
         self.stage = RECALL;
+        self.cancel_ahead(out);
         (self.again, self.ahead) = (Again::No, Ahead::new(Offset::ZERO));
         for ask in self.asks.drain(..) {
             out.completions.push_back(Completion::Claimed { token: ask.token, result: Err(fault.clone()) });
