@@ -43,7 +43,7 @@ struct Lease {
 type Parts = (Vec<Range<Offset>>, Vec<Range<Offset>>);
 
 /// The unsettled messages of a partition, and their leases.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     /// Nothing was given out from here on.
     next: Offset,

@@ -3,12 +3,17 @@
 //! A piece is a stretch of messages with the same lease, count and times. Offsets without a piece are settled.
 //! So memory follows what is outstanding, never the backlog: a claim of 1,000 messages is one piece.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::ops::{Bound, Range};
 
 use crate::base::claim::LeaseId;
 use crate::base::millis::Millis;
 use crate::base::units::Offset;
+
+/// Timers that have no effect are dropped when there are more than these, and more than so many for each piece.
+const TIMERS_MIN: usize = 64;
+const TIMERS_MOST: usize = 4;
 
 /// The state of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +41,22 @@ pub(super) struct Piece {
     pub lives_until: Millis,
 }
 
+impl Piece {
+    /// Returns the offset behind the last message of the piece at `first`.
+    fn end(&self, first: Offset) -> Offset {
+        first + u64::from(self.length)
+    }
+}
+
 /// The pieces of a partition, and their indexes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pieces {
     of: BTreeMap<Offset, Piece>,
     /// The pieces that are free.
     free: BTreeSet<Offset>,
-    /// The other pieces, by the time at which they become free.
-    timers: BTreeSet<(Millis, Offset)>,
+    /// The other pieces, by the time at which they become free. Entries of pieces that have changed since are left, and
+    /// have no effect.
+    timers: BinaryHeap<Reverse<(Millis, Offset)>>,
     /// The number of messages that are held, and of those that are free.
     held: u64,
     free_messages: u64,
@@ -86,26 +99,30 @@ impl Pieces {
     pub(super) fn free(&self) -> impl Iterator<Item = (Range<Offset>, &Piece)> {
         self.free.iter().filter_map(|first| {
             let piece = self.of.get(first)?;
-            Some((*first..*first + u64::from(piece.length), piece))
+            Some((*first..piece.end(*first), piece))
         })
     }
 
-    /// Returns when the next piece becomes free.
+    /// Returns when the next piece becomes free, or an earlier time.
     pub(super) fn next_timer(&self) -> Option<Millis> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
     /// Returns all pieces, in order.
     pub(super) fn all(&self) -> impl Iterator<Item = (Range<Offset>, &Piece)> {
-        self.of.iter().map(|(first, piece)| (*first..*first + u64::from(piece.length), piece))
+        self.of.iter().map(|(first, piece)| (*first..piece.end(*first), piece))
     }
 
     /// Returns the pieces that overlap a range, in order, each with the part that does.
     pub(super) fn overlapping(&self, range: Range<Offset>) -> impl Iterator<Item = (Range<Offset>, &Piece)> {
-        let begins = self.of.range(..=range.start).next_back().map_or(range.start, |(first, _)| *first);
-        let pieces = self.of.range(begins..range.end.max(begins));
-        pieces.filter_map(move |(first, piece)| {
-            let part = range.start.max(*first)..range.end.min(*first + u64::from(piece.length));
+        let first = self.of.range(..=range.start).next_back();
+        let covers = first.is_some_and(|(first, piece)| piece.end(*first) >= range.end);
+        // Most ranges lie within one piece.
+        let others = (!covers).then(|| {
+            self.of.range((Bound::Excluded(range.start), Bound::Excluded(range.end.max(range.start + 1))))
+        });
+        first.into_iter().chain(others.into_iter().flatten()).filter_map(move |(first, piece)| {
+            let part = range.start.max(*first)..range.end.min(piece.end(*first));
             (part.start < part.end).then_some((part, piece))
         })
     }
@@ -119,19 +136,31 @@ impl Pieces {
         );
         self.count(&piece, true);
         match piece.phase {
-            Phase::Held(at) | Phase::Later(at) => self.timers.insert((at, first)),
-            Phase::Free => self.free.insert(first),
-        };
+            Phase::Held(at) | Phase::Later(at) => self.timers.push(Reverse((at, first))),
+            Phase::Free => drop(self.free.insert(first)),
+        }
         self.of.insert(first, piece);
+        if self.timers.len() > TIMERS_MIN.max(TIMERS_MOST * self.of.len()) {
+            self.clean_timers();
+        }
+    }
+
+    /// Drops the timers that have no effect.
+    #[cold]
+    fn clean_timers(&mut self) {
+        let timers = self.of.iter().filter_map(|(first, piece)| match piece.phase {
+            Phase::Held(at) | Phase::Later(at) => Some(Reverse((at, *first))),
+            Phase::Free => None,
+        });
+        self.timers = timers.collect();
     }
 
     fn remove(&mut self, first: Offset) -> Option<Piece> {
         let piece = self.of.remove(&first)?;
         self.count(&piece, false);
-        match piece.phase {
-            Phase::Held(at) | Phase::Later(at) => self.timers.remove(&(at, first)),
-            Phase::Free => self.free.remove(&first),
-        };
+        if piece.phase == Phase::Free {
+            self.free.remove(&first);
+        }
         Some(piece)
     }
 
@@ -163,18 +192,16 @@ impl Pieces {
 
     /// Takes out the messages of `part`, which lies within one piece.
     fn cut(&mut self, part: Range<Offset>) -> Option<(Offset, Piece)> {
-        let (first, piece) =
-            self.of.range(..=part.start).next_back().map(|(first, piece)| (*first, *piece))?;
-        let end = first + u64::from(piece.length);
+        let (first, begin) = self.of.range_mut(..=part.start).next_back()?;
+        let (first, piece) = (*first, *begin);
+        let end = piece.end(first);
         let with_length = |length: u64| Piece { length: u32::try_from(length).unwrap_or(u32::MAX), ..piece };
         if part.start == first {
             self.remove(first);
         } else {
             // The beginning keeps its place in the indexes.
+            *begin = with_length(part.start.since(first));
             self.count(&with_length(end.since(part.start)), false);
-            if let Some(begin) = self.of.get_mut(&first) {
-                *begin = with_length(part.start.since(first));
-            }
         }
         if part.end < end {
             self.insert(part.end, with_length(end.since(part.end)));
@@ -185,13 +212,20 @@ impl Pieces {
     /// Frees the pieces whose time has come. Returns how many messages were leased.
     pub(super) fn expire(&mut self, now: Millis) -> u64 {
         let mut leased = 0;
-        while let Some((at, first)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            self.timers.remove(&(at, first));
-            let Some(piece) = self.remove(first) else { continue };
-            if matches!(piece.phase, Phase::Held(_)) {
-                leased += u64::from(piece.length);
+        while let Some(Reverse((at, first))) =
+            self.timers.peek().copied().filter(|Reverse((at, _))| *at <= now)
+        {
+            self.timers.pop();
+            let Some(piece) = self.of.get(&first) else { continue };
+            let length = u64::from(piece.length);
+            match piece.phase {
+                Phase::Held(until) if until == at => leased += length,
+                Phase::Later(from) if from == at => {}
+                _ => continue,
             }
-            self.insert(first, Piece { phase: Phase::Free, ..piece });
+            if let Some(piece) = self.remove(first) {
+                self.insert(first, Piece { phase: Phase::Free, ..piece });
+            }
         }
         leased
     }
@@ -203,6 +237,11 @@ impl Pieces {
         for (range, piece) in self.all() {
             other.insert(range.start, *piece);
         }
-        other == *self
+        let counts = |pieces: &Self| (pieces.held, pieces.free_messages, pieces.given);
+        let timers: BTreeSet<_> = self.timers.iter().collect();
+        other.free == self.free
+            && counts(&other) == counts(self)
+            && other.timers.iter().all(|timer| timers.contains(timer))
+            && self.timers.len() <= TIMERS_MIN.max(TIMERS_MOST * self.of.len()) + 1
     }
 }
