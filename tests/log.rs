@@ -140,6 +140,38 @@ fn get(server: &Server, queue: &str, count: u64) -> String {
 }
 
 #[test]
+fn tools_show_state_as_state_and_not_as_messages() {
+    let data = Place::new("state");
+    std::fs::create_dir_all(&data.0).unwrap();
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/version-2");
+    for entry in std::fs::read_dir(golden).unwrap() {
+        let from = entry.unwrap().path();
+        let to = data.0.join(from.file_name().unwrap());
+        std::fs::copy(&from, &to).unwrap();
+        if to.extension().is_some_and(|extension| extension == "segment") {
+            // The zeros at the end are left out in the golden directory.
+            std::fs::OpenOptions::new().write(true).open(&to).unwrap().set_len(1 << 20).unwrap();
+        }
+    }
+    let (table, _, code) = tool(&["log", "verify", data.text()]);
+    let sums = table.lines().skip(1).fold((0, 0), |sums, line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        (sums.0 + numbers[2], sums.1 + numbers[3])
+    });
+    assert_eq!((sums, code), ((50, 20), 0), "{table}");
+    let (messages, _, code) = tool(&["log", "dump", data.text(), "work"]);
+    assert!(code == 0 && messages.lines().count() == 20 && !messages.contains("note"), "{messages}");
+    let (notes, _, code) = tool(&["log", "dump", data.text(), "work", "--state"]);
+    let notes: Vec<serde_json::Value> =
+        notes.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |partition: u64| {
+        let its = notes.iter().filter(move |note| note["partition"] == partition);
+        its.map(|note| note["number"].as_u64().unwrap()).collect::<Vec<u64>>()
+    };
+    assert_eq!((of(0), of(1), code), ((0..10).collect(), (0..10).collect(), 0));
+}
+
+#[test]
 fn tools_list_the_contents_and_the_damage_of_a_directory() {
     let data = Place::new("tools");
     let server = serve(&data, &[]);

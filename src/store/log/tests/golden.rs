@@ -6,7 +6,7 @@
 //! `version-1-with-history` holds the same, written by a version that keeps a history, and stopped cleanly at
 //! the end.
 //!
-//! `version-2` is from version 0.2.0: two shards, two partitions a queue, stopped twice and then killed. The
+//! `version-2` is from the version after 0.2.0: two shards, two partitions a queue, stopped twice and then killed. The
 //! queue `plain` has 30 messages. `work` has 20, of which every fifth has a delay of 60 s, and 20 notes of
 //! state. Its first four segments have version 1, and the others version 2.
 
