@@ -14,5 +14,6 @@ mod random;
 mod rewind;
 #[path = "../common/rig.rs"]
 mod rig;
+mod shown;
 #[path = "../common/transcript.rs"]
 mod transcript;
