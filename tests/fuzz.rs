@@ -111,8 +111,13 @@ fn pbs() {
 }
 
 #[test]
+fn claims() {
+    run_mutated("claims", bodies::claims);
+}
+
+#[test]
 fn session() {
-    run("session", bodies::session);
+    run_mutated("session", bodies::session);
 }
 
 #[test]
