@@ -137,10 +137,9 @@ fn template(outgoing: &Outgoing, run: &Granted, now: Now) -> MessageTemplate {
 
 /// Calls `each` with every message of a run.
 fn each(run: &Granted, mut each: impl FnMut(Offset, Record<'_>)) {
-    let Granted { stored, offsets, .. } = run;
-    let count = offsets.end.since(offsets.start);
-    let mut position = stored.batch.position_of(offsets.start.since(stored.base_offset) as u32);
-    for offset in offsets.start.following(count) {
+    let Granted { stored, offsets, record, .. } = run;
+    let mut position = *record;
+    for offset in offsets.start.following(offsets.end.since(offsets.start)) {
         if let Some((next, record)) = stored.batch.record_at(position) {
             each(offset, record);
             position = next;

@@ -271,7 +271,9 @@ impl Worker {
             match runs.last_mut() {
                 Some(run) if run.offsets.end == offset && run.count == *count => run.offsets.end = offset + 1,
                 _ => {
-                    runs.push(Granted { stored: stored.clone(), offsets: offset..offset + 1, count: *count })
+                    let record = stored.batch.position_of(index as u32);
+                    let (stored, offsets) = (stored.clone(), offset..offset + 1);
+                    runs.push(Granted { stored, offsets, record, count: *count });
                 }
             }
         }
