@@ -10,8 +10,8 @@
 
 use std::sync::Arc;
 
-use crate::base::claim::Claimed;
 use crate::base::hidden::Hidden;
+use crate::base::lease::Claimed;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;

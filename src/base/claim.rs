@@ -6,13 +6,10 @@
 use std::ops::Range;
 
 use super::batch::StoredBatch;
+pub use super::lease::{Claimed, LeaseId};
 use super::millis::Millis;
 use super::names::ClientId;
 use super::units::Offset;
-
-/// The number of a lease in its partition, from 1. Never given twice in one life of a queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LeaseId(pub u64);
 
 /// An operation that claims. Unique in the server while it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,19 +105,6 @@ pub enum Leaving {
     Keep,
     /// They are settled.
     Settle(Settle),
-}
-
-/// A claimed message as other readers see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
-    /// The messages.
-    pub offsets: Range<Offset>,
-    /// Their lease.
-    pub lease: LeaseId,
-    /// The client that the lease belongs to.
-    pub client: ClientId,
-    /// When the lease ends, by the monotonic clock.
-    pub ends: Millis,
 }
 
 /// Which messages a reader sees.

@@ -13,6 +13,7 @@
 //! | `claims/` | claims on any of these |
 //! | `settings` | the choice of the store, and the settings of all three |
 //! | `fence` | rejects the later appends of a stream after a failed one |
+//! | `fetch` | a fetch, as the stores keep it |
 //! | `window` | a part of a partition in memory |
 //! | `read` | reads from a window for a fetch |
 //! | `waiting` | waiting fetches |
@@ -23,6 +24,7 @@
 pub mod claims;
 mod cost;
 mod fence;
+mod fetch;
 pub mod kafka;
 pub mod log;
 pub mod memory;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::window::Fetch;
+use super::fetch::Fetch;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::claim::View;
 use crate::base::clock::Now;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::window::Fetch;
+use super::fetch::Fetch;
 use crate::base::millis::Millis;
 
 /// Waiting fetches, in order of arrival. Each has an `A` with what its place notes about it.

@@ -74,3 +74,8 @@ impl<T: Asker> Asker for Inner<T> {
     type Claim = Infallible;
     type Settle = Infallible;
 }
+
+/// Returns the hidden partition that holds a partition's notes.
+pub(super) fn state_of(of: PartitionKey) -> PartitionKey {
+    PartitionKey { partition: of.partition.state(), ..of }
+}

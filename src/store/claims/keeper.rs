@@ -11,10 +11,11 @@ use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
 use super::ahead::{Ahead, Choice, Room};
-use super::inner::{FetchBy, Inner, LedgerId, Purpose};
+use super::inner::{FetchBy, Inner, LedgerId, Purpose, state_of};
 use super::ledger::{Ledger, PIECES_MAX};
 use super::line::{Line, Watcher};
 use super::notes::{Answer, Notes};
+use super::out::Out;
 use super::record::{self, Record};
 use crate::base::batch::Fetched;
 use crate::base::claim::{Grant, Leaving, Lost, Settle, Settlement, Terms, View, Worker};
@@ -69,20 +70,6 @@ struct Oldest {
     is_asked: bool,
     /// When it was stored.
     stored: Option<UnixMillis>,
-}
-
-/// Where a keeper sends what it has decided.
-#[derive(Debug)]
-pub(super) struct Out<'a, T: Asker> {
-    pub completions: &'a mut VecDeque<Completion<T>>,
-    pub requests: &'a mut VecDeque<Request<Inner<T>>>,
-    pub counters: &'a mut ClaimCounters,
-    /// What the store may release: a partition, and the offset below which nothing is needed.
-    pub releases: &'a mut Vec<(PartitionKey, Offset)>,
-    /// The last number of a ledger.
-    pub numbers: &'a mut u64,
-    /// Whether the state is kept by notes.
-    pub is_durable: bool,
 }
 
 /// The keeper of one partition's ledger.
@@ -577,11 +564,6 @@ impl<T: Asker> Keeper<T> {
 /// Returns the number of messages in ranges.
 fn messages<'a>(ranges: impl Iterator<Item = &'a Range<Offset>>) -> u64 {
     ranges.map(|range| range.end.since(range.start)).sum()
-}
-
-/// Returns the hidden partition that holds a partition's notes.
-pub(super) fn state_of(of: PartitionKey) -> PartitionKey {
-    PartitionKey { partition: of.partition.state(), ..of }
 }
 
 fn fetch<T: Asker>(

@@ -14,6 +14,7 @@
 //! | `notes` | the records on their way to the store, the answers that wait for them, snapshots |
 //! | `ahead` | messages that are read ahead, and the choice of those that a claim gets |
 //! | `line` | the workers that wait for messages |
+//! | `out` | where a keeper sends what it has decided |
 //! | `inner` | the tokens of requests to the store below |
 //!
 //! A ledger's notes are messages of a hidden partition ([`Partition::state`](crate::base::units::Partition::state)) in
@@ -26,6 +27,7 @@ mod keeper;
 mod ledger;
 mod line;
 mod notes;
+mod out;
 mod pieces;
 mod record;
 #[cfg(test)]
@@ -39,8 +41,9 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::keeper::{Keeper, Out};
+use self::keeper::Keeper;
 use self::ledger::Ledger;
+use self::out::Out;
 use self::record::Record;
 use super::{
     Asker, ClaimCounters, Completion, Life, Placement, QueueSummary, Request, StateKeeping, Store,

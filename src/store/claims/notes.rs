@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::inner::{AppendBy, LedgerId};
-use super::keeper::{Out, state_of};
+use super::inner::{AppendBy, LedgerId, state_of};
+use super::out::Out;
 use super::record::{Record, Snapshot};
 use crate::base::batch::BatchBuilder;
 use crate::base::claim::{Grant, Lost, Worker};

@@ -13,8 +13,8 @@ use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::base::units::Offset;
+use crate::store::fetch::Fetch;
 use crate::store::waiting::Waiting;
-use crate::store::window::Fetch;
 
 /// How long answers must say that a partition ends before a consumer's position.
 const PROOF: Millis = Millis::new(3_000);

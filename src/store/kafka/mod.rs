@@ -95,7 +95,7 @@ use self::properties::Properties;
 use self::queues::Queues;
 use self::topic_rules::TopicRules;
 use self::topics::forgotten;
-use super::window::Fetch;
+use super::fetch::Fetch;
 use super::{Asker, Completion, Placement, Request, Store, StoreCounters, StoreEvent};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;

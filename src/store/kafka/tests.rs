@@ -26,7 +26,7 @@ use crate::base::names::{Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId, Signing};
 use crate::base::units::{Offset, Partition};
 use crate::store::conformance::{self, Lab, batch};
-use crate::store::window::Fetch;
+use crate::store::fetch::Fetch;
 use crate::store::{Completion, Life, Request, Store, Stream};
 
 /// Returns the one broker for all tests of this process.

@@ -109,7 +109,7 @@ use self::state::States;
 use self::timestamps::Timestamps;
 use self::turn::TICK;
 use self::writer::Writer;
-use super::window::Fetch;
+use super::fetch::Fetch;
 use super::{Completion, QueueSummary, Request, StateKeeping, Store, StoreCounters, Tail};
 use crate::access::Tenants;
 use crate::base::clock::Now;

@@ -19,7 +19,8 @@ use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
 use crate::base::units::Offset;
-use crate::store::window::{Fetch, Window};
+use crate::store::fetch::Fetch;
+use crate::store::window::Window;
 use crate::store::{Asker, Completion, QueueSummary, StoreCounters, Tail};
 
 /// The most marks that one tick writes, so that other work gets its turn.

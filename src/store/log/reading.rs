@@ -24,7 +24,7 @@ use crate::base::error::StoreFault;
 use crate::base::millis::UnixMillis;
 use crate::base::queue::Position;
 use crate::base::units::Offset;
-use crate::store::window::Fetch;
+use crate::store::fetch::Fetch;
 use crate::store::{Asker, Completion};
 
 /// The parts of a shard's store that reading needs.

@@ -19,9 +19,10 @@ use std::sync::Arc;
 
 use self::arrivals::Arrivals;
 use super::cost::cost;
+use super::fetch::Fetch;
 use super::read::read;
 use super::waiting::Waiting;
-use super::window::{Fetch, cap};
+use super::window::cap;
 use super::{Asker, Completion, Fence, Life, Request, StateKeeping, Store, StoreCounters, Stream, Tail};
 use crate::access::{StorageShare, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
