@@ -6,8 +6,8 @@
 use std::fmt;
 use std::ops::BitOr;
 
-use super::format::PartitionId;
 use crate::base::batch::Batch;
+use crate::base::units::Partition;
 
 /// A set of features, a bit for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,15 +29,15 @@ impl Features {
 
     /// Returns what a batch of this partition needs.
     #[inline]
-    pub fn of(id: PartitionId, batch: Option<&Batch>) -> Self {
-        let delay = batch.is_some_and(|batch| batch.delay_secs() > 0);
-        Self::of_partition(id) | if delay { Self::DELAY } else { Self::NONE }
+    pub fn of(partition: Partition, batch: &Batch) -> Self {
+        let delay = if batch.delay_secs() > 0 { Self::DELAY } else { Self::NONE };
+        Self::of_partition(partition) | delay
     }
 
     /// Returns what anything of this partition needs.
     #[inline]
-    pub fn of_partition(id: PartitionId) -> Self {
-        if id.1.of_state().is_some() { Self::STATE } else { Self::NONE }
+    pub fn of_partition(partition: Partition) -> Self {
+        if partition.of_state().is_some() { Self::STATE } else { Self::NONE }
     }
 
     /// Returns whether all of `others` are among these.

@@ -47,8 +47,8 @@ impl<T: Asker> JournalEntry<T> {
     /// Returns what its segment must support.
     fn features(&self) -> Features {
         match self {
-            Self::Append { id, batch, .. } => Features::of(*id, Some(batch)),
-            Self::Mark { id } => Features::of(*id, None),
+            Self::Append { id, batch, .. } => Features::of(id.1, batch),
+            Self::Mark { id } => Features::of_partition(id.1),
         }
     }
 }

@@ -142,7 +142,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &Settings) -> Self {
         let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
         let stateful = pasts.iter().filter(|(_, past)| past.keep().is_whole()).map(|(id, _)| *id).collect();
-        let used = pasts.iter().fold(Features::NONE, |used, (id, _)| used | Features::of_partition(*id));
+        let used = pasts.iter().fold(Features::NONE, |used, (id, _)| used | Features::of_partition(id.1));
         let found = pasts.into_iter().map(|(id, past)| {
             let jump = dir.jump(id, past.end);
             (id, LogPartition::new(past, jump))
