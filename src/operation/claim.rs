@@ -32,7 +32,7 @@ pub use ranges::Ranges;
 pub use request::{ByClaim, ClaimRequest};
 pub use settling::{LostClaim, News};
 
-use self::asks::{Allowance, Asks, CLAIM_BYTES_MAX, Step};
+use self::asks::{Allowance, Asks, CLAIM_BYTES_MAX, PRESSED_MESSAGES_MAX, Step};
 use self::request::within;
 use self::sent::{Change, Sent, SentClaims};
 use self::settling::{Plan, Requests};
@@ -108,7 +108,7 @@ pub struct Claim {
     drain_until: Option<Millis>,
     /// Whether the owners of the partitions were told that the operation ends.
     has_left: bool,
-    /// Whether `claim_window` messages are leased or asked for.
+    /// Whether nothing more may be asked for until a lease is over or settled.
     is_at_limit: bool,
     /// What is counted in the shard's budget.
     held: usize,
@@ -195,7 +195,7 @@ impl Claim {
         resources: &mut Resources<'_>,
     ) -> Result<(), PeerFault> {
         let (now, settings) = (resources.now.mono, resources.settings);
-        self.sent.expire(now, u64::from(settings.claim_window));
+        self.expire(resources);
         let (ttl, queue) = (self.terms.ttl_secs, self.subject.queue);
         let (lists, named) = request.check(self.window.sent(), ttl, &queue, settings)?;
         self.window.raise(request.credit);
@@ -326,7 +326,7 @@ impl Claim {
 
     /// Asks for leases, and watches partitions that have none. `has_room` says whether the output has room.
     pub fn pump(&mut self, has_room: bool, resources: &mut Resources<'_>) {
-        self.sent.expire(resources.now.mono, u64::from(resources.settings.claim_window));
+        self.expire(resources);
         if self.has_left || self.is_stopped {
             return;
         }
@@ -357,13 +357,28 @@ impl Claim {
         });
     }
 
-    /// Returns how many messages may be asked for in addition.
+    /// Handles the passing of time. While the budget is exhausted, forgets all claims whose lease is over.
+    fn expire(&mut self, resources: &mut Resources<'_>) {
+        let is_pressed = resources.budget.is_pressed();
+        let lapsed_max = if is_pressed { 0 } else { u64::from(resources.settings.claim_window) };
+        self.sent.expire(resources.now.mono, lapsed_max);
+        self.account(resources);
+    }
+
+    /// Returns how many messages may be asked for in addition. While the budget is exhausted, an operation has only one
+    /// small claim.
     fn askable(&mut self, resources: &Resources<'_>) -> u64 {
         let coming = self.asks.reserved() + self.waiting.messages;
         let held = self.sent.leased() + coming;
         let window = u64::from(resources.settings.claim_window).saturating_sub(held);
-        self.is_at_limit = window == 0;
-        self.window.available().saturating_sub(coming).min(window)
+        let is_pressed = resources.budget.is_pressed();
+        self.is_at_limit = window == 0 || is_pressed && held > 0;
+        let messages = self.window.available().saturating_sub(coming).min(window);
+        match is_pressed {
+            true if held > 0 => 0,
+            true => messages.min(PRESSED_MESSAGES_MAX),
+            false => messages,
+        }
     }
 
     /// Returns the number of messages that the credit still allows.

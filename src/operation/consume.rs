@@ -7,12 +7,12 @@
 //! A protocol checks [`Consume::is_ready`], takes messages with [`Consume::gather`] and counts them with
 //! [`Consume::send`]. At the end it calls [`Consume::pump`], or [`Consume::let_go`] if it cannot send more.
 
-use super::claim::ClaimId;
 use super::command::Command;
 use super::credit::SendWindow;
 use super::cursor::{Cursor, Fetch};
 use super::marker::Marker;
 use super::resources::Resources;
+use super::shown::ShownClaim;
 use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::claim::View;
@@ -38,17 +38,6 @@ pub trait Form: Sized {
 
     /// Returns the encoded length of one message, in bytes.
     fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize;
-}
-
-/// A claim as a reader sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShownClaim {
-    /// The id of the claim.
-    pub id: ClaimId,
-    /// The client that holds it, if that is the reader itself.
-    pub client: Option<ClientId>,
-    /// How long it lasts.
-    pub left: Millis,
 }
 
 /// Consecutive messages of one batch that go into one response.
@@ -285,11 +274,12 @@ impl Consume {
             while !full && let Some(ready) = cursor.front(now) {
                 let form = F::of(partition, &ready.stored, now);
                 let (offset, record, is_live) = (ready.offset, ready.record, ready.is_live);
+                let end = ready.until;
                 let (form, end) = if F::SHOWS_CLAIMS {
                     let (claim, end) = ready.claim(partition, &self.subject, now);
                     (claim.into_iter().fold(form, F::claimed), end)
                 } else {
-                    (form, ready.until)
+                    (form, end)
                 };
                 while ready.offset < end && !full {
                     let Some((next, message)) = ready.stored.batch.record_at(ready.record) else {

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::claim::ClaimId;
-use super::consume::ShownClaim;
+use super::shown::ShownClaim;
 use super::subject::Subject;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::claim::Claimed;
@@ -44,9 +43,7 @@ impl Ready {
         let next = claims.partition_point(|claimed| claimed.offsets.end <= self.offset);
         match claims.get(next) {
             Some(claimed) if claimed.offsets.start <= self.offset => {
-                let id = ClaimId::of(&by.queue, partition, claimed.lease);
-                let client = Some(claimed.client).filter(|client| *client == by.caller.author.client);
-                let shown = ShownClaim { id, client, left: claimed.ends.since(now.mono) };
+                let shown = ShownClaim::of(claimed, partition, by, now);
                 (Some(shown), self.until.min(claimed.offsets.end))
             }
             Some(claimed) => (None, self.until.min(claimed.offsets.start)),

@@ -19,6 +19,7 @@
 //! | `consume` | a consume operation: fairness between partitions, credit, markers |
 //! | `claim` | a claim operation: asks for leases, credit, settlements |
 //! | `cursor` | the progress of a consume operation in one partition |
+//! | `shown` | what readers see of claims |
 //! | `marker` | positions encoded as text |
 //! | `settings` | limits on sizes, lifetimes, windows and batches |
 
@@ -39,6 +40,7 @@ mod request;
 mod resources;
 mod routing;
 mod settings;
+mod shown;
 mod subject;
 mod word;
 
@@ -47,7 +49,7 @@ pub use claim::{
     ByClaim, Claim, ClaimEnd, ClaimId, ClaimRequest, ClaimTerms, LostClaim, News, Outgoing, Ranges, UNAWAITED,
 };
 pub use command::{Command, OperationId, Target};
-pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run, ShownClaim};
+pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};
 pub use marker::{Marker, MarkerPlace, Start};
@@ -58,5 +60,6 @@ pub use request::{Copied, Copying, Request};
 pub use resources::{OperationCounters, Resources};
 pub use routing::Routing;
 pub use settings::Settings;
+pub use shown::ShownClaim;
 pub use subject::{Author, Caller, Granted, Subject};
 pub use word::{Acknowledged, Word};

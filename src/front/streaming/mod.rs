@@ -153,7 +153,7 @@ impl ServerSession {
             },
             (Answer::Settled { sequence, partition, result }, State::Claiming(claim)) => match result {
                 Ok(lost) => claim.handle_settled(sequence, partition, &lost, &mut cx.resources),
-                Err(fault) if sequence == UNAWAITED => drop(fault),
+                Err(_) if sequence == UNAWAITED => {}
                 Err(fault) => {
                     claim.handle_failed(sequence, &mut cx.resources);
                     self.fail_claim(fault.into(), cx);

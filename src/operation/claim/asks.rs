@@ -19,6 +19,9 @@ const ASKS_OF_PARTITION_MAX: usize = 4;
 /// The most asks under way for an operation. Bounds the claims that wait until the output has room.
 const ASKS_MAX: usize = 16;
 
+/// The most messages of a claim while the budget is exhausted.
+pub(super) const PRESSED_MESSAGES_MAX: u64 = 16;
+
 /// The least that a further ask for a partition is worth, and the least to divide the credit into, in messages.
 const SHARE_MIN: u64 = 100;
 

@@ -90,6 +90,8 @@ pub(super) fn join(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "the ranges are the elements")]
+
     use super::*;
     use crate::pb::wire::write_varint;
     use proptest::prelude::*;

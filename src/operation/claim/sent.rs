@@ -270,6 +270,8 @@ impl SentClaims {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "the ranges are the elements")]
+
     use super::*;
     use proptest::prelude::*;
 

@@ -258,6 +258,8 @@ fn numbers(pieces: &[Piece], offsets: &[Range<Offset>], mut each: impl FnMut(Ran
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::single_range_in_vec_init, reason = "the ranges are the elements")]
+
     use super::*;
     use crate::base::claim::LeaseId;
 

@@ -308,3 +308,19 @@ fn no_further_request_is_read_while_too_many_are_under_way() {
     assert_eq!(settled(&worker.run()), [sent + 1]);
     assert!(worker.send(&credit(2)), "it goes on");
 }
+
+#[test]
+fn while_the_budget_is_exhausted_an_operation_has_one_small_claim() {
+    let mut worker = worker(&[100]);
+    let budget = &mut worker.harness.rig.budget;
+    let ceiling = budget.ceiling();
+    budget.purse(&mut worker.harness.rig.account).hold(ceiling);
+    assert_eq!(count(&worker.settle(&credit(1_000))), 16);
+    assert_eq!(count(&worker.settle(&ack(&[0, 15]))), 0);
+    assert_eq!(count(&worker.settle(&ack(&[15, 1]))), 16, "it goes on when that claim is settled");
+    later(&mut worker, LEASE);
+    assert_eq!(count(&worker.run()), 16, "and when it is over");
+    assert_eq!(worker.settle(&ack(&[16, 1]))[0].lost, vec![16, 1], "which is then forgotten");
+    worker.harness.rig.budget.purse(&mut worker.harness.rig.account).drop_held(ceiling);
+    assert_eq!(count(&worker.settle(&credit(2_000))), 52, "the scripted store frees no lease that is over");
+}

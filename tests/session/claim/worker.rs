@@ -215,7 +215,7 @@ impl Worker {
                 let partition = target.partition.partition;
                 let grant = self.grant(partition, most.min(messages_max as usize));
                 self.reserved -= u64::from(messages_max);
-                self.reserved += grant.as_ref().map_or(0, |grant| size(grant));
+                self.reserved += grant.as_ref().map_or(0, size);
                 self.answers.push(Answer::Claimed { partition, result: Ok(grant) });
             }
             Command::Watch { target, .. } => {
