@@ -383,11 +383,16 @@ impl<W: Worker> Application for Claim<W> {
         if self.claimer.is_none() {
             self.begin(now, sender, out);
         }
-        if let Some(claimer) = self.claimer.as_ref().filter(|claimer| claimer.is_ended()) {
-            if !self.is_stopped || claimer.failure().is_some() || self.is_complete() {
+        let is_complete = self.is_complete();
+        if let Some(claimer) = self.claimer.as_mut().filter(|claimer| claimer.is_ended()) {
+            let has_more = self.is_stopped && claimer.failure().is_none();
+            if !has_more || is_complete {
                 return Ok(Next::Done);
             }
-            // Everything of this operation is settled. Others have left something.
+            // Everything of this operation is settled, or its claims are over. Others have left something.
+            if !self.is_finished {
+                claimer.finish(sender, out);
+            }
             self.reset();
             self.begin(now, sender, out);
         }
@@ -699,6 +704,31 @@ mod tests {
         let released = ("a".into(), "0.1".into(), "0.1".into(), 2, Some(0));
         assert_eq!(by_claim(&requests), [entry("a", "0.0", "0.0", 1), released]);
         assert!(requests.iter().all(|request| request.max_msgnum_to_send.is_none() && !request.stop()));
+        conversation.settled(requests.len() as i64);
+        assert!(conversation.claim.is_complete());
+    }
+
+    #[test]
+    fn a_worker_goes_on_with_the_claims_of_others_when_its_own_operation_ends() {
+        let mut conversation = Conversation::holding(2);
+        conversation.requests();
+        conversation.give("a", 0..1);
+        conversation.reconnect();
+        conversation.requests();
+        conversation.give("b", 1..2);
+        conversation.claim.worker.stage = Stage::Closing;
+        conversation.claim.worker.decisions = vec![(2, Settle::Ack)];
+        let requests = conversation.requests();
+        assert!(requests[0].stop() && requests[0].ack == [0, 1]);
+        conversation.settled(2);
+        conversation.claim.handle_data(&[], true).unwrap();
+        assert!(!conversation.has_ended);
+        conversation.begin();
+        assert!(conversation.has_ended, "the operation before has ended, too");
+        conversation.claim.worker.stage = Stage::Done;
+        conversation.claim.worker.decisions = vec![(1, Settle::Ack)];
+        let requests = conversation.requests();
+        assert_eq!(by_claim(&requests), [entry("a", "0.0", "0.0", 4), entry("a", "0.0", "0.0", 1)]);
         conversation.settled(requests.len() as i64);
         assert!(conversation.claim.is_complete());
     }

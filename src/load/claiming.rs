@@ -247,3 +247,139 @@ impl Claiming {
         Worked { failure, ..self.worked }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::super::meter::Piece;
+    use super::super::plan::{Mode, plan};
+    use super::super::stamp::STAMP_BYTES;
+    use super::*;
+
+    /// Workers of one run.
+    struct Run {
+        part: Part,
+        meter: Meter,
+        pieces: Receiver<Piece>,
+        window: Window,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let plan = Plan { consumers: 2, lease: 60, ..plan(Mode::Claim, None, Duration::from_secs(600)) };
+            let window = Window::of(plan.epoch, &plan);
+            let progress = Arc::new(Progress::new(&plan));
+            let (to, pieces) = channel();
+            let mut meter = Meter::new(to);
+            meter.begin(window);
+            Self { part: Part { plan: Arc::new(plan), number: 0, progress }, meter, pieces, window }
+        }
+
+        fn worker(&self, number: u32) -> Claiming {
+            let mut worker = Claiming::new(Part { number, ..self.part.clone() });
+            worker.measure(self.window);
+            worker
+        }
+
+        fn after(&self, seconds: u64) -> Instant {
+            self.part.plan.epoch + Duration::from_secs(seconds)
+        }
+
+        /// Gives a worker messages of the run with these sequence numbers, numbered from `number`.
+        fn claim(&mut self, worker: &mut Claiming, number: u64, sequences: Range<u64>) -> Group {
+            let now = self.after(1);
+            worker.begin(now, &mut self.meter);
+            for (number, sequence) in (number..).zip(sequences) {
+                let mut payload = [0; STAMP_BYTES];
+                Stamp { run: self.part.plan.run, stream: 0, sequence, intended_ns: 0 }.write(&mut payload);
+                assert!(worker.handle(number, &payload, &mut self.meter));
+            }
+            worker.end(&mut self.meter).unwrap()
+        }
+    }
+
+    #[test]
+    fn messages_count_once_their_acknowledgement_is_confirmed() {
+        let mut run = Run::new();
+        let mut worker = run.worker(0);
+        let group = run.claim(&mut worker, 1, 0..100);
+        assert_eq!(group.spans, [Span { stream: 0, first: 0, count: 100, number: 1 }]);
+        worker.acknowledge(2, group);
+        worker.confirm(run.after(2), 1, &mut run.meter);
+        assert_eq!(worker.worked.settled, 0);
+        run.part.progress.acknowledged[0].store(100, Ordering::Release);
+        run.part.progress.producers.store(0, Ordering::Release);
+        assert!(!worker.is_over(run.after(2)));
+        worker.confirm(run.after(3), 2, &mut run.meter);
+        assert!(worker.is_over(run.after(3)));
+        run.meter.flush();
+        let settle: Vec<u64> = run.pieces.try_iter().map(|piece| piece.settle.max()).collect();
+        assert!(settle.iter().any(|nanos| (1_990_000_000..2_010_000_000).contains(nanos)), "{settle:?}");
+        let Worked { settled, settled_measured, twice, again, .. } = worker.worked(None);
+        assert_eq!((settled, settled_measured, twice, again), (100, 100, 0, 0));
+    }
+
+    #[test]
+    fn a_worker_gives_up_once_nothing_is_confirmed_any_more() {
+        let run = Run::new();
+        let mut worker = run.worker(0);
+        run.part.progress.acknowledged[0].store(100, Ordering::Release);
+        assert!(!worker.is_over(run.after(1)), "the producers have not ended");
+        run.part.progress.producers.store(0, Ordering::Release);
+        assert!(!worker.is_over(run.after(1)));
+        run.part.progress.settled[1].store(50, Ordering::Release);
+        let later = run.after(1) + GRACE;
+        assert!(!worker.is_over(later), "another worker makes progress");
+        assert!(!worker.is_over(later));
+        assert!(worker.is_over(later + GRACE));
+    }
+
+    #[test]
+    fn two_workers_with_one_message_and_repeats_are_found() {
+        let mut run = Run::new();
+        let (mut one, mut other) = (run.worker(0), run.worker(1));
+        let group = run.claim(&mut one, 1, 0..10);
+        run.claim(&mut other, 1, 8..12);
+        one.acknowledge(1, group);
+        one.confirm(run.after(2), 1, &mut run.meter);
+        run.claim(&mut other, 5, 0..1);
+        assert_eq!((one.worked.twice, one.worked.again), (0, 0));
+        assert_eq!((other.worked.twice, other.worked.again), (2, 1));
+    }
+
+    #[test]
+    fn a_claim_that_is_over_may_come_to_another_worker() {
+        let mut run = Run::new();
+        let (mut one, mut other) = (run.worker(0), run.worker(1));
+        let group = run.claim(&mut one, 1, 0..10);
+        one.acknowledge(1, group);
+        one.expire(run.after(50));
+        assert_eq!(one.worked.expired, 0);
+        one.expire(run.after(60));
+        one.expire(run.after(61));
+        assert_eq!(one.worked.expired, 10, "each claim ends once");
+        let again = run.claim(&mut other, 1, 2..4);
+        other.acknowledge(1, again);
+        one.lose(&(3..5));
+        one.confirm(run.after(70), 1, &mut run.meter);
+        assert_eq!(one.worked.settled, 8, "the rest was acknowledged late, and still counts");
+        other.confirm(run.after(70), 1, &mut run.meter);
+        assert_eq!((other.worked.settled, other.worked.twice, other.worked.again), (2, 0, 0));
+    }
+
+    #[test]
+    fn messages_of_others_are_not_verified_and_foreign_ones_are_left_alone() {
+        let mut run = Run::new();
+        let mut worker = run.worker(0);
+        worker.begin(run.after(1), &mut run.meter);
+        let mut payload = [0; STAMP_BYTES];
+        Stamp { run: run.part.plan.run + 1, stream: 9, sequence: 3, intended_ns: 0 }.write(&mut payload);
+        assert!(worker.handle(1, &payload, &mut run.meter), "an earlier run has left it");
+        assert!(!worker.handle(2, b"a job", &mut run.meter));
+        Stamp { run: run.part.plan.run, stream: 9, sequence: 3, intended_ns: 0 }.write(&mut payload);
+        assert!(!worker.handle(3, &payload, &mut run.meter), "the run has no such stream");
+        assert!(worker.end(&mut run.meter).is_none());
+        assert_eq!((worker.worked.verdict.others, worker.worked.verdict.foreign), (1, 2));
+    }
+}
