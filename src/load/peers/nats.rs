@@ -260,7 +260,7 @@ async fn confirmed(pending: &mut VecDeque<(Group, Confirming)>) -> Result<(), Fa
 pub(super) fn claim(job: &mut Job) -> Result<Worked, Failed> {
     let plan = job.part.plan.clone();
     runtime()?.block_on(async {
-        let (_client, context) = connect(&plan).await?;
+        let (client, context) = connect(&plan).await?;
         let stream = context.get_stream(&job.queue).await?;
         let consumer: Consumer<PullConfig> = stream.get_consumer(WORKERS).await?;
         let batch = usize::try_from(plan.claim_window)?;
@@ -314,6 +314,8 @@ pub(super) fn claim(job: &mut Job) -> Result<Worked, Failed> {
                 }
             }
         }
+        // Acknowledgements without a confirmation may still be on their way.
+        client.flush().await?;
         Ok(claiming.worked(None))
     })
 }
