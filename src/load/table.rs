@@ -48,10 +48,9 @@ impl fmt::Display for Figures {
         if let Some(claims) = &self.claims {
             write_claims(f, claims, self.size)?;
         }
-        for (name, fairness) in [("producers", self.producer_fairness), ("consumers", self.consumer_fairness)]
-        {
+        for (name, fairness) in [("producers", self.producer_fairness), (takers, self.consumer_fairness)] {
             if let Some(fairness) = fairness {
-                writeln!(f, "  {name}     {fairness}")?;
+                writeln!(f, "  {name:<14}{fairness}")?;
             }
         }
         if let Some(latency) = &self.setup_latency {
