@@ -720,7 +720,7 @@ mod tests {
         conversation.claim.worker.decisions = vec![(2, Settle::Ack)];
         let requests = conversation.requests();
         assert!(requests[0].stop() && requests[0].ack == [0, 1]);
-        conversation.settled(3);
+        conversation.settled(2);
         conversation.claim.handle_data(&[], true).unwrap();
         assert!(!conversation.has_ended);
         conversation.begin();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::pin::Pin;
 use std::process::Command;
@@ -142,12 +143,14 @@ impl Runner {
 
     /// Begins commands, as far as there may be more.
     fn begin(&mut self) {
-        while self.begun < self.parallel
-            && let Some(job) = self.waiting.pop_front()
-        {
-            if self.begun == self.threads {
-                self.start_thread();
+        while self.begun < self.parallel && !self.waiting.is_empty() {
+            if self.begun == self.threads
+                && let Err(error) = self.start_thread()
+            {
+                self.fail(format!("cannot start a thread for a command: {error}"));
+                return;
             }
+            let Some(job) = self.waiting.pop_front() else { return };
             self.begun += 1;
             self.busy.fetch_add(1, Ordering::AcqRel);
             // Cannot fail: this side keeps a receiver.
@@ -155,18 +158,25 @@ impl Runner {
         }
     }
 
-    fn start_thread(&mut self) {
+    fn start_thread(&mut self) -> io::Result<()> {
         let (jobs, done) = (self.jobs.1.clone(), self.done.0.clone());
         let (running, stop, busy) = (self.running.clone(), self.stop.clone(), self.busy.clone());
-        self.threads += 1;
-        std::thread::spawn(move || {
+        std::thread::Builder::new().name("command".into()).spawn(move || {
             while let Ok(job) = jobs.recv_blocking() {
                 let ended = running.run(job, &stop);
                 // Fails if the worker has ended.
                 let _ = done.try_send(ended);
                 busy.fetch_sub(1, Ordering::AcqRel);
             }
-        });
+        })?;
+        self.threads += 1;
+        Ok(())
+    }
+
+    /// Ends the worker once the commands that run have ended.
+    fn fail(&mut self, trouble: String) {
+        self.trouble.get_or_insert(trouble);
+        self.stop.begin();
     }
 
     /// Decides about a message whose command has ended.
@@ -184,8 +194,7 @@ impl Runner {
             // Somebody else may begin at once.
             Ok(Fed::Stopped) => return Settle::Release(Some(0)),
             Err(trouble) => {
-                self.trouble.get_or_insert(trouble);
-                self.stop.begin();
+                self.fail(trouble);
                 return Settle::Release(self.failures.retry_delay);
             }
         };
@@ -232,6 +241,11 @@ impl Worker for Runner {
             return if self.begun == 0 { Stage::Done } else { Stage::Closing };
         }
         self.begin();
-        Stage::Open
+        match self.trouble {
+            // Nothing wakes this worker if no command runs.
+            Some(_) if self.begun == 0 => Stage::Done,
+            Some(_) => Stage::Closing,
+            None => Stage::Open,
+        }
     }
 }
