@@ -9,10 +9,12 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | here | the credit, and the ends of an operation |
+//! | `terms` | what a worker wishes for its leases |
 //! | `request` | a request, and its check |
 //! | `ranges` | message numbers as ranges |
 //! | `id` | ids of claims |
 //! | `asks` | which partitions are asked and watched |
+//! | `ready` | the leases that wait until the output has room |
 //! | `sent` | the claims that were sent, by message number |
 //! | `bits` | which messages of a claim are not settled |
 //! | `settling` | the requests that the store has not answered |
@@ -21,56 +23,35 @@ mod asks;
 mod bits;
 mod id;
 mod ranges;
+mod ready;
 mod request;
 mod sent;
 mod settling;
-
-use std::collections::VecDeque;
+mod terms;
 
 pub use id::ClaimId;
 pub use ranges::Ranges;
 pub use request::{ByClaim, ClaimRequest};
 pub use settling::{LostClaim, News};
+pub use terms::{ClaimEnd, ClaimTerms};
 
 use self::asks::{Allowance, Asks, CLAIM_BYTES_MAX, PRESSED_MESSAGES_MAX, Step};
-use self::request::within;
+use self::ready::{Ready, Size};
 use self::sent::{Change, Sent, SentClaims};
 use self::settling::{Plan, Requests};
 use super::command::Command;
 use super::credit::SendWindow;
 use super::resources::Resources;
 use super::subject::Subject;
-use crate::base::claim::{Grant, Granted, Leases, Leaving, Lost, Settle, Settlement, Terms};
+use crate::base::claim::{Grant, Granted, Leases, Leaving, Lost, Settle, Settlement};
 use crate::base::clock::Now;
 use crate::base::error::PeerFault;
 use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::units::{Partition, Sequence};
-use crate::operation::Settings;
-
-/// The ttl and the grace of leases, in seconds, if the client names none.
-const TTL_SECS: u32 = 300;
-const GRACE_SECS: u32 = 60;
 
 /// The number of a settlement whose answer the operation does not need.
 pub const UNAWAITED: Sequence = Sequence(0);
-
-/// The wishes of a client at setup, checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClaimTerms {
-    ttl_secs: u32,
-    grace_secs: u32,
-    releases_on_disconnect: bool,
-}
-
-/// How an operation ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClaimEnd {
-    /// The client has ended its half: what it has not settled is given back.
-    Finished,
-    /// In any other way: leases last until they end, or are released if the client wants that.
-    Broken,
-}
 
 /// A lease that is about to be sent.
 #[derive(Debug)]
@@ -96,9 +77,7 @@ pub struct Claim {
     terms: ClaimTerms,
     window: SendWindow,
     asks: Asks,
-    /// The leases that wait until the output has room, with their number of messages and bytes.
-    ready: VecDeque<(Partition, Grant, Size)>,
-    waiting: Size,
+    ready: Ready,
     sent: SentClaims,
     requests: Requests,
     /// Whether nothing more is given out: the client has said `stop`, or the server drains.
@@ -114,39 +93,6 @@ pub struct Claim {
     held: usize,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Size {
-    messages: u64,
-    bytes: usize,
-}
-
-impl ClaimTerms {
-    /// Checks the wishes of a client: the ttl and the grace in seconds, and whether its claims are released if its
-    /// operation ends in another way than by its FIN.
-    pub fn check(
-        ttl: Option<u32>,
-        grace: Option<u32>,
-        releases_on_disconnect: bool,
-        settings: &Settings,
-    ) -> Result<Self, PeerFault> {
-        let range = settings.claim_ttl_secs();
-        let ttl_secs = within("ttl", ttl.unwrap_or(TTL_SECS.clamp(range.0, range.1)), range)?;
-        let grace_secs = within("grace", grace.unwrap_or(GRACE_SECS.min(range.1)), (0, range.1))?;
-        Ok(Self { ttl_secs, grace_secs, releases_on_disconnect })
-    }
-}
-
-impl Size {
-    fn of(grant: &Grant) -> Self {
-        grant.runs.iter().fold(Self::default(), |size, Granted { stored, offsets, .. }| {
-            let messages = offsets.end.since(offsets.start);
-            let bytes =
-                stored.batch.stored_bytes() as u64 * messages / u64::from(stored.batch.count().max(1));
-            Self { messages: size.messages + messages, bytes: size.bytes + bytes as usize }
-        })
-    }
-}
-
 impl Claim {
     /// Starts an operation whose setup was accepted. Claims from partition `only`, or from every partition if `None`.
     pub fn start(subject: Subject, terms: ClaimTerms, only: Option<Partition>) -> Self {
@@ -155,8 +101,7 @@ impl Claim {
             terms,
             window: SendWindow::without_credit(),
             asks: Asks::new(partitions),
-            ready: VecDeque::new(),
-            waiting: Size::default(),
+            ready: Ready::default(),
             sent: SentClaims::default(),
             requests: Requests::default(),
             is_stopped: false,
@@ -196,7 +141,7 @@ impl Claim {
     ) -> Result<(), PeerFault> {
         let (now, settings) = (resources.now.mono, resources.settings);
         self.expire(resources);
-        let (ttl, queue) = (self.terms.ttl_secs, self.subject.queue);
+        let (ttl, queue) = (self.terms.ttl_secs(), self.subject.queue);
         let (lists, named) = request.check(self.window.sent(), ttl, &queue, settings)?;
         self.window.raise(request.credit);
         let client = self.client();
@@ -257,9 +202,7 @@ impl Claim {
         if self.is_stopped || self.has_left {
             return self.give_back(partition, &grant, resources);
         }
-        self.waiting.messages += size.messages;
-        self.waiting.bytes += size.bytes;
-        self.ready.push_back((partition, grant, size));
+        self.ready.push(partition, grant, size);
         self.account(resources);
     }
 
@@ -299,17 +242,15 @@ impl Claim {
     pub fn next_claim(&mut self, resources: &mut Resources<'_>) -> Option<Outgoing> {
         let now = resources.now.mono;
         loop {
-            let (partition, grant, size) = self.ready.pop_front()?;
-            self.waiting.messages -= size.messages;
-            self.waiting.bytes -= size.bytes;
+            let (partition, grant, messages) = self.ready.pop()?;
             if grant.ends <= now {
                 self.give_back(partition, &grant, resources);
                 continue;
             }
             let Grant { lease, ends, runs } = grant;
-            let last = self.window.send(size.messages);
+            let last = self.window.send(messages);
             // Never negative, and at least the number of messages.
-            let number = last.to_wire() as u64 - size.messages + 1;
+            let number = last.to_wire() as u64 - messages + 1;
             let offsets = runs.iter().map(|run| run.offsets.clone());
             self.sent.insert(number, Sent::new(partition, lease, ends, offsets));
             self.account(resources);
@@ -318,7 +259,7 @@ impl Claim {
                 client: self.client(),
                 partition,
                 left: ends.since(now),
-                grace: Millis::from_secs(self.terms.grace_secs),
+                grace: self.terms.grace(),
                 runs,
             });
         }
@@ -336,11 +277,7 @@ impl Claim {
         let bytes_max = if is_pressed { CLAIM_BYTES_MAX.min(pressed) } else { CLAIM_BYTES_MAX };
         let Self { subject, asks, terms, .. } = self;
         let operation = subject.operation;
-        let terms = Terms {
-            client: subject.caller.author.client,
-            ttl_secs: terms.ttl_secs,
-            grace_secs: terms.grace_secs,
-        };
+        let terms = terms.of(subject.caller.author.client);
         asks.pump(Allowance { messages, is_pressed }, |step| {
             let target = |partition| subject.target(partition);
             resources.commands.push(match step {
@@ -368,7 +305,7 @@ impl Claim {
     /// Returns how many messages may be asked for in addition. While the budget is exhausted, an operation has only one
     /// small claim.
     fn askable(&mut self, resources: &Resources<'_>) -> u64 {
-        let coming = self.asks.reserved() + self.waiting.messages;
+        let coming = self.asks.reserved() + self.ready.total().messages;
         let held = self.sent.leased() + coming;
         let window = u64::from(resources.settings.claim_window).saturating_sub(held);
         let is_pressed = resources.budget.is_pressed();
@@ -421,14 +358,9 @@ impl Claim {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
-        let leaving = match end {
-            ClaimEnd::Finished => Leaving::Settle(Settle::Return),
-            ClaimEnd::Broken if self.terms.releases_on_disconnect => Leaving::Settle(Settle::Release(None)),
-            ClaimEnd::Broken => Leaving::Keep,
-        };
         // Nobody has seen these messages.
         self.give_back_ready(resources);
-        self.tell(leaving, resources);
+        self.tell(self.terms.leaving(end), resources);
     }
 
     /// Drops everything that is counted in the shard's budget.
@@ -445,10 +377,9 @@ impl Claim {
     }
 
     fn give_back_ready(&mut self, resources: &mut Resources<'_>) {
-        for (partition, grant, _) in std::mem::take(&mut self.ready) {
+        while let Some((partition, grant, _)) = self.ready.pop() {
             self.give_back(partition, &grant, resources);
         }
-        self.waiting = Size::default();
         self.account(resources);
     }
 
@@ -467,7 +398,7 @@ impl Claim {
 
     /// Counts the memory of the operation in the shard's budget.
     fn account(&mut self, resources: &mut Resources<'_>) {
-        let bytes = self.sent.bytes() + self.requests.bytes() + self.waiting.bytes;
+        let bytes = self.sent.bytes() + self.requests.bytes() + self.ready.total().bytes;
         if bytes > self.held {
             resources.budget.hold(bytes - self.held);
         } else {
