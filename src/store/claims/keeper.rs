@@ -203,16 +203,18 @@ impl<T: Asker> Keeper<T> {
         for ask in its {
             out.completions.push_back(Completion::Claimed { token: ask.token, result: Ok(None) });
         }
-        // Leases whose grant is still being noted are among those of the worker.
-        match leaving {
-            Leaving::Pause => return,
-            Leaving::Keep => {}
-            Leaving::Settle(what) => {
-                for record in self.ledger.settle_all_of(now, worker, what) {
-                    self.apply(now, record, out.counters);
-                }
-                self.notes.withdraw(worker);
-            }
+        if leaving == Leaving::Pause {
+            return;
+        }
+        let mut records = Vec::new();
+        for lease in self.notes.withdraw(worker) {
+            // Nobody has seen these messages.
+            records.extend(self.ledger.settle_lease(now, lease, Settle::Return));
+        }
+        records.drain(..).for_each(|record| self.apply(now, record, out.counters));
+        if let Leaving::Settle(what) = leaving {
+            records = self.ledger.settle_all_of(now, worker, what);
+            records.drain(..).for_each(|record| self.apply(now, record, out.counters));
         }
         self.ledger.dismiss(worker);
         self.workers.remove(&worker);

@@ -123,16 +123,18 @@ impl Ledger {
         self.settle_each(now, what, |lease| lease.worker == Some(worker))
     }
 
+    /// Returns the record that settles a lease, if it has messages left.
+    pub(super) fn settle_lease(&self, now: Now, lease: LeaseId, what: Settle) -> Option<Record> {
+        let (offsets, _) = self.parts(lease, &self.leases.get(&lease)?.offsets);
+        (!offsets.is_empty()).then_some(Record::Settle { lease, at: now.unix, what, offsets })
+    }
+
     fn settle_each(&self, now: Now, what: Settle, is_meant: impl Fn(&Lease) -> bool) -> Vec<Record> {
         let mut meant: Vec<LeaseId> =
             self.leases.iter().filter(|(_, lease)| is_meant(lease)).map(|(id, _)| *id).collect();
         // The order of a hash map would differ from run to run.
         meant.sort_unstable();
-        let records = meant.into_iter().filter_map(|lease| {
-            let (offsets, _) = self.parts(lease, &self.leases.get(&lease)?.offsets);
-            (!offsets.is_empty()).then_some(Record::Settle { lease, at: now.unix, what, offsets })
-        });
-        records.collect()
+        meant.into_iter().filter_map(|lease| self.settle_lease(now, lease, what)).collect()
     }
 
     /// Notes that a worker has left: its leases belong to no operation any more.

@@ -8,7 +8,7 @@ use super::inner::{AppendBy, LedgerId, state_of};
 use super::out::Out;
 use super::record::{Record, Snapshot};
 use crate::base::batch::BatchBuilder;
-use crate::base::claim::{Grant, Lost, Worker};
+use crate::base::claim::{Grant, LeaseId, Lost, Worker};
 use crate::base::error::StoreFault;
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
@@ -197,16 +197,18 @@ impl<T: Asker> Notes<T> {
         }
     }
 
-    /// Withdraws the grants of a worker that has left, and whose messages are given out again.
-    pub(super) fn withdraw(&mut self, left: Worker) {
+    /// Withdraws the grants that a worker has not seen before it left. Returns their leases.
+    pub(super) fn withdraw(&mut self, left: Worker) -> Vec<LeaseId> {
+        let mut withdrawn = Vec::new();
         let sent = self.sent.iter_mut().flat_map(|sent| &mut sent.answers);
         for answer in self.answers.iter_mut().chain(sent) {
             if let Answer::Claimed { worker, grant, .. } = answer
                 && *worker == left
             {
-                *grant = None;
+                withdrawn.extend(grant.take().map(|grant| grant.lease));
             }
         }
+        withdrawn
     }
 
     /// Fails the answers of this turn. Their records are dropped.
