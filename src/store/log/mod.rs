@@ -38,6 +38,10 @@
 //! only one file is synced, whatever the number of partitions. A full segment is sealed: its index is written
 //! to a file of its own. A segment file whose messages have all expired is reused for another segment.
 //!
+//! The state of claims is kept in hidden partitions: ordinary batches, whose partition has
+//! [bit 15](crate::base::units::Partition::state). They stay until they are released. A segment is freed once
+//! each of its messages has expired or was released, unless it is pinned.
+//!
 //! `docs/decisions/the-journal-is-the-log.md` compares this with a file for each partition: that reads one of
 //! many partitions back faster, but writes four times as slowly and takes twice the disk.
 
@@ -286,7 +290,9 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
 
     fn release(&mut self, partition: PartitionKey, below: Offset) {
         if let Some(id) = self.id(partition) {
-            self.partitions.change(id, |keep| keep.release(below));
+            // What is stored later is not released.
+            let end = self.partitions.get(id).map_or(Offset::ZERO, |of| of.window.end());
+            self.partitions.change(id, |keep| keep.release(below.min(end)));
         }
     }
 

@@ -62,6 +62,22 @@ fn a_consumed_queue_keeps_the_disk_small_whatever_its_ttl() {
 }
 
 #[test]
+fn a_release_beyond_the_end_takes_nothing_that_is_stored_later() {
+    let mut world = lone(config());
+    world.append_sized(KEY, TTL, &[10]);
+    world.settle();
+    let first = world.next;
+    world.log_of(KEY).release(KEY, Offset(1 << 40));
+    for _ in 0..4 {
+        fill_segment(&mut world, KEY);
+        world.pass(Millis::new(1_000));
+    }
+    let read = world.read(KEY, Offset(0)).unwrap();
+    assert_eq!(read.iter().filter(|(_, number)| *number >= first).count(), 20);
+    world.sent.clear();
+}
+
+#[test]
 fn state_alone_keeps_few_segments_beside_messages_that_stay() {
     let mut world = lone(config());
     let kept = PartitionKey { queue: QueueId(1), partition: Partition(0) };
