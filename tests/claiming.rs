@@ -248,7 +248,7 @@ fn a_command_that_hangs_is_killed_and_its_message_released() {
 #[test]
 fn a_large_payload_arrives_whole_and_need_not_be_read() {
     let server = server();
-    let large = "x".repeat(4 << 20);
+    let large = "x".repeat(1 << 20);
     produce(&server, "jobs", &format!("{large}\n{large}\n"));
     let command = format!("test $(wc -c) = {}", large.len());
     let output = claim(&server, &["jobs", "--exec", &command, "--count", "1"]);

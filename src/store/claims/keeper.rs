@@ -471,6 +471,8 @@ impl<T: Asker> Keeper<T> {
         if fetched.at_end {
             self.stage = Stage::Ready;
             self.ahead = Ahead::new(self.ledger.next());
+            // The store does not remember what an earlier run has released.
+            self.notes.handle_recall_end(self.ledger.floor(), out);
         }
     }
 

@@ -62,8 +62,9 @@ pub(super) struct Notes<T: Asker> {
     /// The bytes of records since the last snapshot, and the size of that.
     since_snapshot: usize,
     snapshot_bytes: usize,
-    /// The offset of the note with the last snapshot.
+    /// The offset of the note with the last snapshot, and of the one with the snapshot before.
     snapshot_at: Option<Offset>,
+    snapshot_before: Option<Offset>,
     /// The offset below which everything is settled for good.
     floor: Offset,
 }
@@ -80,6 +81,7 @@ impl<T: Asker> Notes<T> {
             since_snapshot: 0,
             snapshot_bytes: 0,
             snapshot_at: None,
+            snapshot_before: None,
             floor: Offset::ZERO,
         }
     }
@@ -183,7 +185,12 @@ impl<T: Asker> Notes<T> {
     /// Releases the notes before the last snapshot but one, so that a damaged snapshot costs only what is newer than
     /// that.
     fn handle_snapshot(&mut self, at: Offset, out: &mut Out<'_, T>) {
-        if let Some(before) = self.snapshot_at.replace(at) {
+        self.snapshot_before = self.snapshot_at.replace(at);
+        self.release_notes(out);
+    }
+
+    fn release_notes(&self, out: &mut Out<'_, T>) {
+        if let Some(before) = self.snapshot_before {
             out.releases.push((state_of(self.id.partition), before));
         }
     }
@@ -191,10 +198,18 @@ impl<T: Asker> Notes<T> {
     /// Counts a note that was read at a recall.
     pub(super) fn handle_recalled(&mut self, at: Offset, bytes: usize, has_snapshot: bool) {
         if has_snapshot {
-            (self.snapshot_at, self.snapshot_bytes, self.since_snapshot) = (Some(at), bytes, 0);
+            self.snapshot_before = self.snapshot_at.replace(at);
+            (self.snapshot_bytes, self.since_snapshot) = (bytes, 0);
         } else {
             self.since_snapshot += bytes;
         }
+    }
+
+    /// Handles the end of a recall, at which everything below `floor` is settled.
+    pub(super) fn handle_recall_end(&mut self, floor: Offset, out: &mut Out<'_, T>) {
+        self.floor = Offset::ZERO;
+        self.release(floor, out);
+        self.release_notes(out);
     }
 
     /// Withdraws the grants that a worker has not seen before it left. Returns their leases.
