@@ -151,8 +151,11 @@ fn millstream(spin: Duration, rounds: usize, pause: Duration) -> Histogram<u64> 
         client.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    let setup =
-        SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+    let setup = SetupRequest {
+        append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }),
+        get: None,
+        claim: None,
+    };
     client.write_all(&frame(Opcode::Binary, &setup)).unwrap();
     read_frame(&mut client);
     let request = request();

@@ -10,6 +10,7 @@ mod measured;
 mod rig;
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use measured::iter;
 use millstream::base::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
+use millstream::base::claim::{Grant, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
 use millstream::base::clock::Now;
 use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
@@ -29,8 +31,9 @@ use millstream::pb::{
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::shard::inbox::inbox;
+use millstream::store::claims::Inner;
 use millstream::store::memory::{Memory, WhenFull};
-use millstream::store::{Request, Store, Stream};
+use millstream::store::{Completion, Ledgers, Request, Store, Stream};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use millstream::ws::mask::apply;
 use millstream::ws::{Input, Receiver, Role};
@@ -131,8 +134,11 @@ fn delimiter(criterion: &mut Criterion) {
 
 fn session_produce(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session produce");
-    let setup =
-        SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+    let setup = SetupRequest {
+        append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }),
+        get: None,
+        claim: None,
+    };
     let mut rig = Rig::new(Rig::defaults());
     rig.begin(&setup);
     let bytes = requests();
@@ -157,7 +163,7 @@ fn session_consume(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session consume");
     let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
     let mut rig = Rig::new(Rig::defaults());
-    rig.begin(&SetupRequest { get: Some(get), append: None });
+    rig.begin(&SetupRequest { get: Some(get), append: None, claim: None });
     let credit = ConsumeRequest { max_msgnum_to_send: Some(i64::MAX), ..Default::default() };
     let credit = credit.encode_length_delimited_to_vec();
     rig.call(|session, cx| session.handle_data(&credit, false, cx));
@@ -214,9 +220,109 @@ fn memory(criterion: &mut Criterion) {
         let from = stored;
         iter(bencher, 1, "batch", || {
             let (token, bytes_max) = (1, 1 << 20);
-            let fetch = Request::Fetch { token, partition: key, from, bytes_max, exclude: None, wait: true };
+            let fetch = Request::Fetch {
+                token,
+                partition: key,
+                from,
+                bytes_max,
+                exclude: None,
+                view: View::Unclaimed,
+                wait: true,
+            };
             assert!(store.submit(now, fetch).is_ok());
             black_box(store.poll_completion(now)).unwrap();
+        });
+    });
+    group.finish();
+}
+
+/// The number of messages in a claim, and of those that are outstanding where acknowledgements come in random order.
+const CLAIM: u32 = 100;
+const OUTSTANDING: u64 = 65_536;
+
+/// A work queue in memory.
+struct WorkQueue {
+    store: Ledgers<Memory<Inner<u64>>, u64>,
+    batch: Batch,
+}
+
+impl WorkQueue {
+    const KEY: PartitionKey = PartitionKey { queue: QueueId(1), partition: Partition(0) };
+
+    fn new() -> Self {
+        let store = Ledgers::new(Memory::new(64 << 20, WhenFull::DropOldest, 1));
+        Self { store, batch: batch() }
+    }
+
+    fn ask(&mut self, request: Request<u64>) -> Completion<u64> {
+        let now = Now::at_ms(1, 1_700_000_000_000);
+        assert!(self.store.submit(now, request).is_ok());
+        let completion = self.store.poll_completion(now).unwrap();
+        // What was stored wakes the ledger.
+        assert!(self.store.poll_completion(now).is_none());
+        completion
+    }
+
+    fn append(&mut self) {
+        let batch = self.batch.clone();
+        black_box(self.ask(Request::Append { token: 0, stream: Stream(0), partition: Self::KEY, batch }));
+    }
+
+    /// Leases as many messages as there are, at most a claim. `None` if there are none.
+    fn claim(&mut self) -> Option<Grant> {
+        let (worker, partition) = (Worker(1), Self::KEY);
+        let terms = Terms { client: ClientId::from(1), ttl_secs: 300, grace_secs: 60 };
+        let (messages_max, bytes_max) = (CLAIM, 256 << 10);
+        let claim = Request::Claim { token: 1, worker, partition, terms, messages_max, bytes_max };
+        match self.ask(claim) {
+            Completion::Claimed { result, .. } => result.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ack(&mut self, lease: LeaseId, offsets: Vec<Range<Offset>>) {
+        let (client, leases) = (ClientId::from(1), Leases::One(lease));
+        let settlements = vec![Settlement { client, leases, offsets, what: Settle::Ack }];
+        black_box(self.ask(Request::Settle { token: 2, partition: Self::KEY, settlements }));
+    }
+}
+
+/// Measures claims on the memory store: the ledger, without notes.
+fn claims(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("claims");
+    let mut queue = WorkQueue::new();
+    queue.append();
+    group.throughput(Throughput::Elements(u64::from(CLAIM)));
+    group.bench_function("claim and acknowledge 100 messages", |bencher| {
+        iter(bencher, CLAIM as usize, "message", || {
+            loop {
+                let Some(grant) = queue.claim() else {
+                    queue.append();
+                    continue;
+                };
+                let offsets = grant.runs.into_iter().map(|run| run.offsets).collect();
+                break queue.ack(grant.lease, offsets);
+            }
+        });
+    });
+    let mut queue = WorkQueue::new();
+    let mut open: Vec<(LeaseId, Offset)> = Vec::new();
+    let mut random = 1u64;
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("acknowledge one of 65,536 messages, in random order", |bencher| {
+        iter(bencher, 1, "message", || {
+            while open.len() < OUTSTANDING as usize {
+                match queue.claim() {
+                    Some(Grant { lease, runs, .. }) => open.extend(runs.iter().flat_map(|run| {
+                        let Range { start, end } = run.offsets;
+                        start.following(end.since(start)).map(move |offset| (lease, offset))
+                    })),
+                    None => queue.append(),
+                }
+            }
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (lease, offset) = open.swap_remove((random >> 33) as usize % open.len());
+            queue.ack(lease, vec![offset..offset + 1]);
         });
     });
     group.finish();
@@ -290,6 +396,6 @@ fn pin(core: usize) {
 criterion_group! {
     name = stages;
     config = Criterion::default().measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
-    targets = frame, unmask, delimiter, session_produce, session_consume, memory, histogram, hop
+    targets = frame, unmask, delimiter, session_produce, session_consume, memory, claims, histogram, hop
 }
 criterion_main!(stages);

@@ -21,6 +21,8 @@ use millstream::pb::{
     ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest,
 };
 use millstream::shard::core::{ConnectionId, Connections, Core, Peer, Settings};
+use millstream::store::Ledgers;
+use millstream::store::claims::Inner;
 use millstream::store::memory::{Memory, WhenFull};
 use millstream::ws::frame::{FrameHeader, Opcode};
 use prost::Message;
@@ -38,7 +40,7 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConn
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 struct Shard {
-    core: Core<Memory<Connections>>,
+    core: Core<Ledgers<Memory<Inner<Connections>>, Connections>>,
     /// How often the clock was read.
     looks: Cell<u32>,
 }
@@ -47,7 +49,7 @@ impl Shard {
     fn new() -> Self {
         let settings = Arc::new(Settings::default());
         let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
-        let store = Memory::new(64 << 20, WhenFull::DropOldest, 7);
+        let store = Ledgers::new(Memory::new(64 << 20, WhenFull::DropOldest, 7));
         Self { core: Core::new(0, 1, settings, tenants, store), looks: Cell::new(0) }
     }
 
@@ -104,13 +106,14 @@ fn frame(opcode: Opcode, pbs: &[u8]) -> Vec<u8> {
 fn whole(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("whole path");
     let append = ProduceSetupRequest { queue_name: Some("q/0".into()) };
-    let append = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
+    let append =
+        SetupRequest { append: Some(append), get: None, claim: None }.encode_length_delimited_to_vec();
     let get = ConsumeSetupRequest {
         queue_name: Some("q/0".into()),
         echo_requested: Some(true),
         ..Default::default()
     };
-    let get = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
+    let get = SetupRequest { get: Some(get), append: None, claim: None }.encode_length_delimited_to_vec();
     let credit = ConsumeRequest { max_msgnum_to_send: Some(i64::MAX), ..Default::default() };
     let credit = credit.encode_length_delimited_to_vec();
     let payloads = vec![Bytes::from(vec![b'x'; SIZE]); BATCH];

@@ -46,8 +46,11 @@ static COUNTING: Counting = Counting;
 #[test]
 fn allocations_do_not_grow_with_messages() {
     let turn = |messages: usize| {
-        let setup =
-            SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+        let setup = SetupRequest {
+            append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }),
+            get: None,
+            claim: None,
+        };
         let mut rig = Rig::new(Rig::defaults());
         rig.begin(&setup);
         let payloads = vec![Bytes::from(vec![b'x'; 100]); messages];

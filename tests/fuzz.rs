@@ -111,8 +111,13 @@ fn pbs() {
 }
 
 #[test]
+fn claims() {
+    run_mutated("claims", bodies::claims);
+}
+
+#[test]
 fn session() {
-    run("session", bodies::session);
+    run_mutated("session", bodies::session);
 }
 
 #[test]
@@ -133,6 +138,11 @@ fn index() {
 #[test]
 fn catalogue() {
     run_mutated("catalogue", stored::catalogue);
+}
+
+#[test]
+fn notes() {
+    run_mutated("notes", stored::notes);
 }
 
 #[test]

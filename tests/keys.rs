@@ -19,6 +19,7 @@ fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {
         payloads: messages.iter().map(|(_, payload)| bytes(payload)).collect(),
         keys: messages.iter().map(|(key, _)| bytes(key)).collect(),
         token: None,
+        delay: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod random;
 #[path = "common/service.rs"]
 mod service;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -56,6 +57,56 @@ fn kill_at_random(place: &str, kills: u64, start: impl FnOnce(&[&str]) -> Servic
     }
 }
 
+/// How long the claims of the workers last, in seconds: longer than a restart of the server.
+const CLAIM_TTL: &str = "20";
+/// After how many seconds without a message the workers end: longer than a claim of which no worker heard.
+const IDLE: &str = "30";
+
+#[test]
+fn random_kills_give_no_message_to_two_workers_and_lose_none() {
+    let data = Place::new("killed-claims");
+    let mut random = Random(std::process::id().into());
+    let base =
+        ["--store", "log", "--data-dir", data.text(), "--partitions", "2", "--log-segment-bytes", "16MiB"];
+    let mut service = Service::start(&base);
+    let feed = Feed::into(&service, "jobs");
+    let worker = |_| {
+        let options = ["--json", "--ttl", CLAIM_TTL, "--exit-when-idle", IDLE, "--retries", "1000"];
+        let mut command = service.run(&[&["claim", "jobs"], &options[..]].concat());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::spawn(move || child.wait_with_output().unwrap())
+    };
+    let workers: Vec<_> = (0..3).map(worker).collect();
+    for kill in 0..kills() {
+        feed.await_more(random.between(1, 40_000) as u64, &format!("progress before kill {kill}"));
+        service.kill();
+        service.restart();
+    }
+    let (numbers, again) = feed.end();
+    let (mut ids, mut seen, mut acknowledged) = (BTreeSet::new(), BTreeMap::new(), 0);
+    for worker in workers {
+        let output = worker.join().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !said.contains("another worker"), "{said}");
+        let count = said
+            .lines()
+            .find_map(|line| line.split_once(" acknowledged, 0 released"))
+            .expect("the summary")
+            .0;
+        acknowledged += count.parse::<usize>().unwrap();
+        for line in String::from_utf8(output.stdout).unwrap().lines() {
+            let message: serde_json::Value = serde_json::from_str(line).unwrap();
+            let id = message["id"].as_str().unwrap().to_owned();
+            assert!(ids.insert(id), "{line} came twice");
+            *seen.entry(message["payload"].as_str().unwrap().to_owned()).or_insert(0) += 1;
+        }
+    }
+    println!("{numbers} numbers, {again} sent again, {} messages", ids.len());
+    assert_eq!(seen.len() as u64, numbers, "a number is missing");
+    assert_eq!(acknowledged, ids.len());
+    assert!(ids.len() as u64 <= numbers + again, "{} messages, {again} sent again", ids.len());
+}
+
 /// Runs `millstream` with these arguments. Returns its standard output, its standard error and its exit code.
 fn tool(arguments: &[&str]) -> (String, String, i32) {
     let output = Command::new(common::BINARY).args(arguments).output().unwrap();
@@ -86,6 +137,38 @@ fn get(server: &Server, queue: &str, count: u64) -> String {
     let output = server.run(&["consume", queue, "--count", &count.to_string()]).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn tools_show_state_as_state_and_not_as_messages() {
+    let data = Place::new("state");
+    std::fs::create_dir_all(&data.0).unwrap();
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/version-2");
+    for entry in std::fs::read_dir(golden).unwrap() {
+        let from = entry.unwrap().path();
+        let to = data.0.join(from.file_name().unwrap());
+        std::fs::copy(&from, &to).unwrap();
+        if to.extension().is_some_and(|extension| extension == "segment") {
+            // The zeros at the end are left out in the golden directory.
+            std::fs::OpenOptions::new().write(true).open(&to).unwrap().set_len(1 << 20).unwrap();
+        }
+    }
+    let (table, _, code) = tool(&["log", "verify", data.text()]);
+    let sums = table.lines().skip(1).fold((0, 0), |sums, line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        (sums.0 + numbers[2], sums.1 + numbers[3])
+    });
+    assert_eq!((sums, code), ((50, 20), 0), "{table}");
+    let (messages, _, code) = tool(&["log", "dump", data.text(), "work"]);
+    assert!(code == 0 && messages.lines().count() == 20 && !messages.contains("note"), "{messages}");
+    let (notes, _, code) = tool(&["log", "dump", data.text(), "work", "--state"]);
+    let notes: Vec<serde_json::Value> =
+        notes.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |partition: u64| {
+        let its = notes.iter().filter(move |note| note["partition"] == partition);
+        its.map(|note| note["number"].as_u64().unwrap()).collect::<Vec<u64>>()
+    };
+    assert_eq!((of(0), of(1), code), ((0..10).collect(), (0..10).collect(), 0));
 }
 
 #[test]

@@ -77,6 +77,28 @@ fn is_measured(peer: &Peer, name: &str) {
     std::fs::remove_file(out).unwrap();
 }
 
+/// Runs `bench claim` against the server, without and with confirmed acknowledgements.
+fn workers_are_measured(peer: &Peer, name: &str) {
+    let out = out(&format!("{name}-claim"));
+    for more in [&["--queue", "jobs"][..], &["--queue", "jobs", "--double-ack"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_millstream"))
+            .args(["bench", "claim", "--count", "3000", "--connections", "2", "--workers", "2"])
+            .args(more)
+            .args(["--against", name, "--out", out.to_str().unwrap(), "--url"])
+            .args(&peer.address)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{more:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+        let result = ResultFile::parse(&std::fs::read_to_string(&out).unwrap()).unwrap();
+        let claims = result.runs[0].figures.claims.unwrap();
+        assert_eq!((claims.settled, claims.twice, claims.again), (3_000, 0, 0), "{said}");
+        assert_eq!(claims.confirmed, more.contains(&"--double-ack"));
+        assert!(claims.settle_latency.unwrap().p50 > 0);
+    }
+    std::fs::remove_file(out).unwrap();
+}
+
 #[test]
 fn bench_measures_kafka() {
     is_measured(
@@ -87,7 +109,10 @@ fn bench_measures_kafka() {
 
 #[test]
 fn bench_measures_nats() {
-    is_measured(&Peer::start("nats", &["up", "--port", "18180"]), "nats");
+    let peer = Peer::start("nats", &["up", "--port", "18180"]);
+    is_measured(&peer, "nats");
+    workers_are_measured(&peer, "nats");
+    drop(peer);
     // Over TLS. Only one server of the script can run at a time.
     is_measured(&Peer::start("nats", &["up", "--port", "18190", "--tls"]), "nats");
 }

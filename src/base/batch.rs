@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use crate::base::hidden::Hidden;
+use crate::base::lease::Claimed;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
@@ -36,6 +37,7 @@ struct Closed {
     client: ClientId,
     is_anonymous: bool,
     ttl_secs: u32,
+    delay_secs: u32,
     count: u32,
     has_keys: bool,
     records: Vec<u8>,
@@ -48,6 +50,20 @@ impl Batch {
             closed.is_anonymous = is_anonymous;
         }
         self
+    }
+
+    /// Sets how long after it was stored claims see the messages, in seconds. Has no effect on a batch that is
+    /// already shared.
+    pub fn delayed(mut self, delay_secs: u32) -> Self {
+        if let Some(closed) = Arc::get_mut(&mut self.0) {
+            closed.delay_secs = delay_secs;
+        }
+        self
+    }
+
+    /// Returns how long after they were stored claims see the messages, in seconds.
+    pub fn delay_secs(&self) -> u32 {
+        self.0.delay_secs
     }
 
     /// Returns the client that produced the messages: the `Client-ID` that echo filtering compares.
@@ -94,6 +110,7 @@ impl Batch {
             client,
             is_anonymous,
             ttl_secs,
+            delay_secs: 0,
             count,
             has_keys,
             records: records.to_vec(),
@@ -185,6 +202,21 @@ impl StoredBatch {
         self.timestamp + Millis::from_secs(self.batch.ttl_secs())
     }
 
+    /// Returns when claims see the messages, in Unix milliseconds.
+    pub fn visible(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.batch.delay_secs())
+    }
+
+    /// Returns how long claims will not see the messages yet, in seconds, rounded up. `None` if they see them.
+    #[inline]
+    pub fn delay_left_secs(&self, unix: UnixMillis) -> Option<u32> {
+        if self.batch.delay_secs() == 0 {
+            return None;
+        }
+        let left = self.visible().since(unix).as_secs_up();
+        (left > 0).then_some(left)
+    }
+
     /// Returns whether the messages have expired.
     pub fn is_expired(&self, unix: UnixMillis) -> bool {
         self.expiry() <= unix
@@ -203,6 +235,8 @@ pub struct Fetched {
     pub next: Offset,
     /// Whether nothing is stored from `next` on.
     pub at_end: bool,
+    /// The claimed messages of these batches, ascending. Only for a reader that sees them.
+    pub claims: Vec<Claimed>,
     /// Whether the requested offset lies beyond the partition's end. The partition has gone back, which
     /// happens only if its store was restored or lost its tail. Messages of this result start before that
     /// offset and may have been read before.
@@ -223,6 +257,7 @@ pub struct BatchBuilder {
     client: ClientId,
     is_anonymous: bool,
     ttl_secs: u32,
+    delay_secs: u32,
     count: u32,
     has_keys: bool,
     records: Vec<u8>,
@@ -242,6 +277,7 @@ impl BatchBuilder {
             client,
             is_anonymous: false,
             ttl_secs,
+            delay_secs: 0,
             count: 0,
             has_keys: false,
             records: Vec::with_capacity(capacity),
@@ -251,6 +287,11 @@ impl BatchBuilder {
     /// Sets whether the client is anonymous.
     pub fn anonymous(self, is_anonymous: bool) -> Self {
         Self { is_anonymous, ..self }
+    }
+
+    /// Sets how long after they were stored claims see the messages, in seconds.
+    pub fn delayed(self, delay_secs: u32) -> Self {
+        Self { delay_secs, ..self }
     }
 
     /// Creates an empty batch with keys. Use only [`Self::push_keyed`] on it.
@@ -295,6 +336,17 @@ impl BatchBuilder {
         self.ttl_secs
     }
 
+    /// Returns the delay of the messages, in seconds.
+    pub fn delay_secs(&self) -> u32 {
+        self.delay_secs
+    }
+
+    /// Changes the delay. The batch must be empty.
+    pub fn set_delay_secs(&mut self, delay_secs: u32) {
+        debug_assert_eq!(self.count, 0);
+        self.delay_secs = delay_secs;
+    }
+
     /// Changes the TTL. The batch must be empty.
     pub fn set_ttl_secs(&mut self, ttl_secs: u32) {
         debug_assert_eq!(self.count, 0);
@@ -325,6 +377,7 @@ impl BatchBuilder {
             client: self.client,
             is_anonymous: self.is_anonymous,
             ttl_secs: self.ttl_secs,
+            delay_secs: self.delay_secs,
             count: self.count,
             has_keys: self.has_keys,
             records: self.records,

@@ -9,7 +9,7 @@ use crate::base::limits::TOPIC_NAME_CHARS_MAX;
 use crate::base::units::MsgNum;
 
 /// Every status that a fault can have, in ascending order.
-pub const FAILURES: [u32; 10] = [400, 401, 403, 404, 408, 410, 413, 429, 500, 503];
+pub const FAILURES: [u32; 11] = [400, 401, 403, 404, 408, 410, 413, 429, 500, 501, 503];
 
 /// A count for each of [`FAILURES`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +47,9 @@ impl FailureCounts {
     }
 }
 
+/// Why a store without claims refuses claims and delays.
+pub const NO_CLAIMS: &str = "claims and delays need the embedded log or the memory store; Kafka has neither until servers share ownership";
+
 /// A status code of the protocol (section 3), with the meaning that it has in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StatusCode(pub u32);
@@ -62,9 +65,10 @@ impl StatusCode {
         (100..300).contains(&self.0)
     }
 
-    /// Returns whether a retry may succeed, because the server has a problem or the project is at a limit.
+    /// Returns whether a retry may succeed, because the server has a problem or the project is at a limit. What the
+    /// store cannot do (501) it cannot do later.
     pub fn is_transient(self) -> bool {
-        self.0 >= 500 || self.0 == 429
+        self.0 >= 500 && self.0 != 501 || self.0 == 429
     }
 }
 
@@ -99,6 +103,29 @@ pub enum PeerFault {
         /// The TTL as sent, in seconds.
         ttl: Option<u32>,
         /// `ttl_min` and `ttl_max`, in seconds.
+        range: (u32, u32),
+    },
+    /// The delay is longer than allowed.
+    Delay {
+        /// The delay as sent, in seconds.
+        delay: u32,
+        /// The limit, `delay_max`, in seconds.
+        max: u32,
+    },
+    /// The delay is not shorter than the TTL.
+    DelayBeyondTtl {
+        /// The delay as sent, in seconds.
+        delay: u32,
+        /// The TTL as sent, in seconds.
+        ttl: u32,
+    },
+    /// A number of seconds of a claim is out of range.
+    ClaimSeconds {
+        /// The field.
+        field: &'static str,
+        /// The value as sent.
+        value: u32,
+        /// The least and the largest value.
         range: (u32, u32),
     },
     /// A payload is larger than allowed.
@@ -180,6 +207,8 @@ pub enum StoreFault {
     Deleted,
     /// The queue name together with the project name is longer than the store allows.
     NameTooLong,
+    /// The store cannot do this. The client reads this text, which says what can.
+    Unsupported(&'static str),
     /// The store keeps no catalogue of its queues, so it neither lists nor deletes them.
     NoCatalogue,
     /// The store is unreachable or failed. The client reads this text. It is fixed, so that it cannot leak
@@ -216,6 +245,9 @@ impl Fault {
                 | PeerFault::PbCut
                 | PeerFault::PbInvalid(_)
                 | PeerFault::Ttl { .. }
+                | PeerFault::Delay { .. }
+                | PeerFault::DelayBeyondTtl { .. }
+                | PeerFault::ClaimSeconds { .. }
                 | PeerFault::KeyCount { .. } => 400,
                 PeerFault::Unauthenticated(_) => 401,
                 PeerFault::Forbidden(_) => 403,
@@ -232,6 +264,7 @@ impl Fault {
             },
             Self::Store(StoreFault::NoQueue | StoreFault::NoCatalogue) => 404,
             Self::Store(StoreFault::Deleted) => 410,
+            Self::Store(StoreFault::Unsupported(_)) => 501,
             Self::Store(StoreFault::NameTooLong) => 400,
             Self::Store(
                 StoreFault::Full
@@ -279,6 +312,13 @@ impl fmt::Display for PeerFault {
             Self::Ttl { ttl: Some(ttl), range } => {
                 write!(f, "ttl: {ttl} is not within {} to {} seconds", range.0, range.1)
             }
+            Self::Delay { delay, max } => write!(f, "delay: {delay} is not within 0 to {max} seconds"),
+            Self::DelayBeyondTtl { delay, ttl } => {
+                write!(f, "delay: {delay} seconds are not below ttl = {ttl}")
+            }
+            Self::ClaimSeconds { field, value, range } => {
+                write!(f, "{field}: {value} is not within {} to {} seconds", range.0, range.1)
+            }
             Self::PayloadTooLarge { bytes, max } => {
                 write!(f, "payload: {bytes} bytes are more than max_payload_bytes = {max}")
             }
@@ -323,6 +363,7 @@ impl fmt::Display for StoreFault {
             }
             Self::NoQueue => f.write_str("queue_name: no such queue"),
             Self::Deleted => f.write_str("the queue was deleted"),
+            Self::Unsupported(why) => write!(f, "store: {why}"),
             Self::NameTooLong => write!(
                 f,
                 "queue_name: the topic name made of project and queue is longer than Kafka's {TOPIC_NAME_CHARS_MAX} characters"
@@ -357,13 +398,17 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_of_the_protocol() {
-        let table: [(Fault, u32); 27] = [
+        let table: [(Fault, u32); 31] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
             (PeerFault::PbLength.into(), 400),
             (PeerFault::PbCut.into(), 400),
             (PeerFault::Ttl { ttl: None, range: (1, 2) }.into(), 400),
+            (PeerFault::Delay { delay: 2, max: 1 }.into(), 400),
+            (PeerFault::DelayBeyondTtl { delay: 60, ttl: 60 }.into(), 400),
+            (PeerFault::ClaimSeconds { field: "ttl", value: 0, range: (1, 2) }.into(), 400),
+            (StoreFault::Unsupported(NO_CLAIMS).into(), 501),
             (PeerFault::KeyCount { keys: 1, payloads: 2 }.into(), 400),
             (PeerFault::KeyTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::Unauthenticated("token expired").into(), 401),

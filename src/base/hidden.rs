@@ -23,7 +23,8 @@ impl Hidden {
     /// hidden.
     #[inline]
     pub fn visible(&self, mut from: Offset, end: Offset) -> Range<Offset> {
-        for hidden in &self.0 {
+        let first = self.0.partition_point(|hidden| hidden.end <= from);
+        for hidden in &self.0[first..] {
             if hidden.start > from {
                 return from.min(end)..hidden.start.min(end);
             }

@@ -49,6 +49,12 @@ impl Millis {
         u32::try_from(self.0 / 1000).unwrap_or(u32::MAX)
     }
 
+    /// Returns the number of seconds, rounded up.
+    #[inline]
+    pub fn as_secs_up(self) -> u32 {
+        u32::try_from(self.0.div_ceil(1000)).unwrap_or(u32::MAX)
+    }
+
     /// Returns the number of nanoseconds, or the largest number if there are more.
     #[inline]
     pub const fn as_nanos(self) -> u64 {
@@ -185,7 +191,8 @@ mod tests {
         assert_eq!(UnixMillis::new(1).since(UnixMillis::new(2)), Millis::ZERO);
         assert_eq!(Millis::from(Duration::MAX), Millis::MAX);
         assert_eq!(Millis::MAX.as_nanos(), u64::MAX);
-        assert_eq!(Millis::MAX.as_secs(), u32::MAX);
+        assert_eq!((Millis::MAX.as_secs(), Millis::MAX.as_secs_up()), (u32::MAX, u32::MAX));
+        assert_eq!([0, 1, 1_000, 1_001].map(|ms| Millis::new(ms).as_secs_up()), [0, 1, 1, 2]);
     }
 
     #[test]

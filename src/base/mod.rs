@@ -8,6 +8,8 @@
 //! | `batch` | the messages of an append in one block of memory |
 //! | `hidden` | messages of fetched batches that the reader must skip |
 //! | `budget` | the bytes that the connections of a shard reserve and hold |
+//! | `claim` | claims: leases of messages, as operations ask for them and stores keep them |
+//! | `lease` | a lease, as those see it who do not hold it |
 //! | `clock` | a point in time, and a wall clock that resists jumps |
 //! | `millis` | milliseconds: a length, and a moment of Unix time |
 //! | `error` | faults, who caused them, and their status |
@@ -19,9 +21,11 @@
 
 pub mod batch;
 pub mod budget;
+pub mod claim;
 pub mod clock;
 pub mod error;
 pub mod hidden;
+pub mod lease;
 pub mod limits;
 pub mod millis;
 pub mod names;

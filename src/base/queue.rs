@@ -92,6 +92,20 @@ pub fn message_id(partition: Partition, offset: Offset) -> String {
     format!("{:x}.{:x}", partition.0, offset.0)
 }
 
+/// Parses the id of a message.
+pub fn parse_message_id(id: &str) -> Option<(Partition, Offset)> {
+    let (partition, offset) = id.split_once('.')?;
+    let partition = u16::try_from(parse_hex(partition)?).ok()?;
+    Some((Partition(partition), Offset(parse_hex(offset)?)))
+}
+
+/// Parses a number in lower-case hexadecimal without leading zeros, as ids contain it.
+pub fn parse_hex(digits: &str) -> Option<u64> {
+    let is_canonical = digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+        && (digits == "0" || !digits.starts_with('0'));
+    u64::from_str_radix(digits, 16).ok().filter(|_| is_canonical)
+}
+
 /// A place to look for in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Position {
@@ -107,4 +121,33 @@ pub enum Position {
         /// The consumer's position in that timeline.
         offset: Offset,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_messages_are_read_as_they_are_written() {
+        for (partition, offset) in [(0, 0), (63, 1), (u16::MAX, u64::MAX)] {
+            let (partition, offset) = (Partition(partition), Offset(offset));
+            assert_eq!(parse_message_id(&message_id(partition, offset)), Some((partition, offset)));
+        }
+        for bad in [
+            "",
+            ".",
+            "0",
+            "0.",
+            ".0",
+            "00.1",
+            "0.01",
+            "10000.0",
+            "0.10000000000000000",
+            "+1.0",
+            "A.0",
+            "0.1.2",
+        ] {
+            assert_eq!(parse_message_id(bad), None, "{bad}");
+        }
+    }
 }

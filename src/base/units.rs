@@ -19,6 +19,9 @@ pub struct Offset(pub u64);
 #[repr(transparent)]
 pub struct Partition(pub u16);
 
+/// Marks a partition that holds the state of another one.
+const STATE_BIT: u16 = 1 << 15;
+
 /// The number of a batch in its produce operation, from 0. Batches that are closed together share a number,
 /// and each refusal takes one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +92,19 @@ impl Partition {
     #[inline]
     pub fn all(count: u16) -> impl Iterator<Item = Self> {
         (0..count).map(Self)
+    }
+
+    /// Returns the hidden partition that holds the state of this one's claims. It has no number on the wire.
+    #[inline]
+    #[must_use]
+    pub const fn state(self) -> Self {
+        Self(self.0 | STATE_BIT)
+    }
+
+    /// Returns the partition whose state this one holds; `None` if it holds messages.
+    #[inline]
+    pub const fn of_state(self) -> Option<Self> {
+        if self.0 & STATE_BIT == 0 { None } else { Some(Self(self.0 & !STATE_BIT)) }
     }
 
     /// Returns the index in a list with one entry for each partition of the queue.

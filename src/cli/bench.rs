@@ -37,6 +37,8 @@ enum ModeArg {
     Both,
     /// Like both, with ten consumers. Each gets every message of its queue
     FanOut,
+    /// Producers and workers at once. Each message is claimed by one worker, which acknowledges it
+    Claim,
     /// No load, only --idle open connections, to measure what they cost
     Idle,
 }
@@ -45,7 +47,7 @@ enum ModeArg {
 enum PeerArg {
     /// Apache Kafka: one topic per queue, acks=all
     Kafka,
-    /// NATS JetStream, over its WebSocket port: one stream per queue
+    /// NATS JetStream, over its WebSocket port: one stream per queue; for claim with work-queue retention
     Nats,
 }
 
@@ -74,6 +76,11 @@ loop). That shows the highest throughput; latency is then mostly queueing.
 With --rate, requests follow a schedule (open loop) and latency counts from
 the scheduled time, so a server that stalls cannot hide it.
 
+With claim, each message goes to one worker. Latency counts from the intended
+send to the claim, and from the claim to the confirmed acknowledgement. The
+run fails if two workers have a message at once, if a message is claimed again
+after its acknowledgement was confirmed, or if one is never acknowledged.
+
 Every message is verified and is one latency sample. --out keeps all
 measurements: `millstream report` draws them and compares several runs. The
 first Ctrl-C or SIGTERM ends the load early and reports what was measured up
@@ -84,6 +91,8 @@ Examples:
   millstream bench both --rate 100000 --out result.json  latency at 100,000/s
   millstream bench both --find-knee --p99-max 5ms        highest rate with p99 < 5 ms
   millstream bench produce --sweep connections           1 to 10,000 connections
+  millstream bench claim --consumers 4                   a work queue, four workers
+  millstream bench claim --consumers 1 --window 1        one message at a time
   millstream bench both --against kafka --rate 100000    the same load on Kafka
   millstream bench both --url wss://localhost:9443/ --ca ca.pem    over TLS
 
@@ -115,10 +124,10 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     queues: u32,
     /// Number of producing connections
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, visible_alias = "producers", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
-    /// Number of consuming connections [default: 1; with fan-out: 10]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Number of consuming connections; with claim: of workers [default: 1; with fan-out: 10; with claim: 4]
+    #[arg(long, visible_alias = "workers", value_parser = clap::value_parser!(u32).range(1..))]
     consumers: Option<u32>,
     /// Number of additional connections that stay idle [default: 0; with idle: 1000]
     #[arg(long)]
@@ -145,10 +154,19 @@ pub(super) struct Args {
     /// Unacknowledged messages that a producer may have [default: all its credit]
     #[arg(long)]
     in_flight: Option<u64>,
-    /// Messages that the server may send ahead of what a consumer has processed
-    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(100..))]
-    window: u64,
-    /// Messages that producers may be ahead of the slowest consumer. Only for both and fan-out without --rate
+    /// Messages that the server may send ahead of what a consumer has processed; with claim: that a worker may
+    /// hold without having acknowledged them, at most 65536 [default: 200000; with claim: 10000]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    window: Option<u64>,
+    /// With claim: seconds that a claim lasts [default: 60]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=43_200))]
+    lease: Option<u32>,
+    /// With claim and --against nats: wait until the server confirms each acknowledgement. Millstream always
+    /// confirms
+    #[arg(long, requires = "against")]
+    double_ack: bool,
+    /// Messages that producers may be ahead of the slowest consumer, or of all workers together. Only for both,
+    /// fan-out and claim without --rate
     #[arg(long, default_value_t = 200_000)]
     lag: u64,
     /// Messages per second over all producers, sent on a schedule
@@ -234,6 +252,42 @@ const SIZE_MAX: usize = 64 << 20;
 /// The most messages in a request.
 const BATCH_MAX: usize = 1_000_000;
 
+/// The window of consumers by default and at least, and of workers by default and at most.
+const CONSUME_WINDOW: u64 = 200_000;
+const CONSUME_WINDOW_MIN: u64 = 100;
+const CLAIM_WINDOW: u64 = 10_000;
+const CLAIM_WINDOW_MAX: u64 = 65_536;
+/// How many workers there are by default, and how long their claims last, in seconds.
+const WORKERS: u32 = 4;
+const LEASE: u32 = 60;
+
+/// Checks the arguments that only claims have, or cannot have.
+fn check_claims(args: &Args, mode: Mode) -> Result<(), Failure> {
+    let window = args.window.unwrap_or(CLAIM_WINDOW);
+    if mode == Mode::Claim {
+        if window > CLAIM_WINDOW_MAX {
+            return Err(Failure(format!("--window {window}: must be at most {CLAIM_WINDOW_MAX} with claim")));
+        }
+        if args.from.is_some() {
+            return Err(Failure("--from: does not work with claim".into()));
+        }
+        if args.peer() == Some(Peer::Kafka) {
+            return Err(Failure(
+                "--against kafka: does not work with claim: its client has no claims".into(),
+            ));
+        }
+        return Ok(());
+    }
+    if window < CONSUME_WINDOW_MIN {
+        return Err(Failure(format!("--window {window}: must be at least {CONSUME_WINDOW_MIN}")));
+    }
+    if args.lease.is_some() || args.double_ack {
+        let flag = if args.double_ack { "--double-ack" } else { "--lease" };
+        return Err(Failure(format!("{flag}: works only with claim")));
+    }
+    Ok(())
+}
+
 fn at_least(name: &str, value: usize, least: usize) -> Result<usize, Failure> {
     if value >= least {
         Ok(value)
@@ -277,8 +331,10 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         ModeArg::Produce => Mode::Produce,
         ModeArg::Consume => Mode::Consume,
         ModeArg::Both | ModeArg::FanOut => Mode::Both,
+        ModeArg::Claim => Mode::Claim,
         ModeArg::Idle => Mode::Idle,
     };
+    check_claims(args, mode)?;
     let is_fan_out = matches!(args.mode, ModeArg::FanOut);
     let from = args.from.clone().unwrap_or(if mode == Mode::Both { "latest".into() } else { String::new() });
     let seconds = |name, value| {
@@ -295,7 +351,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     // The producers of a queue share the lag equally, and each share must have room for one request.
     let connections = args.sweep.as_ref().map_or(args.connections, Sweep::most);
     let lag_least = args.batch as u64 * u64::from(connections);
-    if mode == Mode::Both && args.lag < lag_least {
+    if matches!(mode, Mode::Both | Mode::Claim) && args.lag < lag_least {
         return Err(Failure(format!(
             "--lag {}: must be at least --batch x --connections = {lag_least}",
             args.lag
@@ -304,11 +360,12 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
     if args.repeat && mode != Mode::Consume {
         return Err(Failure("--repeat: works only with consume".into()));
     }
-    if args.find_knee && !matches!(mode, Mode::Produce | Mode::Both) {
-        return Err(Failure("--find-knee: works only with produce, both and fan-out".into()));
+    let has_producers = matches!(mode, Mode::Produce | Mode::Both | Mode::Claim);
+    if args.find_knee && !has_producers {
+        return Err(Failure("--find-knee: works only with produce, both, fan-out and claim".into()));
     }
-    if args.sweep.is_some() && !matches!(mode, Mode::Produce | Mode::Both) {
-        return Err(Failure("--sweep: works only with produce, both and fan-out".into()));
+    if args.sweep.is_some() && !has_producers {
+        return Err(Failure("--sweep: works only with produce, both, fan-out and claim".into()));
     }
     if u64::from(args.keys) * u64::from(connections) > u64::from(u32::MAX) {
         return Err(Failure(format!("--keys {}: times --connections must be below 4294967296", args.keys)));
@@ -343,7 +400,11 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         queue: args.queue.clone(),
         queues: args.queues,
         producers: connections,
-        consumers: args.consumers.unwrap_or(if is_fan_out { 10 } else { 1 }),
+        consumers: args.consumers.unwrap_or(match mode {
+            Mode::Claim => WORKERS,
+            _ if is_fan_out => 10,
+            _ => 1,
+        }),
         idle: args.idle.unwrap_or(if mode == Mode::Idle { 1_000 } else { 0 }),
         stalled: args.stalled,
         keys: args.keys,
@@ -352,7 +413,10 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         batch: at_least("batch", args.batch, 1)?,
         pbs_per_frame: at_least("pbs-per-frame", args.pbs_per_frame, 1)?,
         in_flight: args.in_flight,
-        consume_window: args.window,
+        consume_window: args.window.unwrap_or(CONSUME_WINDOW),
+        claim_window: args.window.unwrap_or(CLAIM_WINDOW),
+        lease: args.lease.unwrap_or(LEASE),
+        double_ack: args.double_ack || args.against.is_none(),
         lag: args.lag,
         rate: args.rate,
         count: args.count,

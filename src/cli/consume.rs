@@ -1,24 +1,23 @@
 //! `millstream consume`: prints the messages of a queue.
 
-use std::io::{BufWriter, IsTerminal, Stdout, Write};
+use std::io::{BufWriter, Stdout, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_channel::Receiver;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use futures_lite::Stream;
 use glommio::timer::Timer;
 
-use super::output::{CLOSED, write_json};
+use super::message_form::MessageForm;
+use super::output::CLOSED;
 use super::{ClientArgs, Failure, notice, on_signal};
 use crate::client::session::ConsumeOptions;
 use crate::client::{Consume, Sink, run_resumed};
 use crate::operation::Marker;
 use crate::pb::ReceivedMessage;
-use crate::process::terminal::{escaped, say, write_escaped};
+use crate::process::terminal::{escaped, say};
 use crate::shard::executor::{ExecutorSettings, spawn};
 use crate::shard::preflight;
 
@@ -80,55 +79,19 @@ pub(super) struct Args {
     window: u64,
 }
 
-#[derive(serde::Serialize)]
-struct Line<'a> {
-    id: &'a str,
-    age: u32,
-    ttl: u32,
-    timestamp: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    payload: String,
-}
-
 /// Prints messages to standard output.
 struct Printer {
     out: BufWriter<Stdout>,
-    json: bool,
-    /// Whether control characters are escaped, because standard output is a terminal.
-    escape: bool,
+    form: MessageForm,
     broken: Option<std::io::Error>,
     /// Closes when a signal asks the command to stop.
     stopped: Pin<Box<Receiver<()>>>,
 }
 
-impl Printer {
-    fn print(&mut self, message: &ReceivedMessage<'_>) -> std::io::Result<()> {
-        let payload = message.payload.unwrap_or_default();
-        if self.json {
-            let line = Line {
-                id: message.id,
-                age: message.age,
-                ttl: message.ttl,
-                timestamp: message.timestamp_ms,
-                key: message.key.map(|key| STANDARD.encode(key)),
-                payload: STANDARD.encode(payload),
-            };
-            return write_json(&mut self.out, &line);
-        }
-        if self.escape {
-            write_escaped(payload, &mut self.out)?;
-        } else {
-            self.out.write_all(payload)?;
-        }
-        self.out.write_all(b"\n")
-    }
-}
-
 impl Sink for Printer {
     fn handle(&mut self, message: &ReceivedMessage<'_>) {
         if self.broken.is_none() {
-            self.broken = self.print(message).err();
+            self.broken = self.form.write(message, &mut self.out).err();
         }
     }
 
@@ -151,12 +114,12 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         window: args.window,
         count: args.count,
     };
-    let (json, retries, exit_at_end) = (args.json, args.client.retries, args.exit_at_end);
-    let escape = !args.raw && std::io::stdout().is_terminal();
+    let (retries, exit_at_end) = (args.client.retries, args.exit_at_end);
+    let form = MessageForm::new(args.json, args.raw);
     let settings = ExecutorSettings { name: "consume".into(), core: None };
     let executor = spawn(settings, move || async move {
         let out = BufWriter::with_capacity(256 << 10, std::io::stdout());
-        let printer = Printer { out, json, escape, broken: None, stopped: Box::pin(stopped.clone()) };
+        let printer = Printer { out, form, broken: None, stopped: Box::pin(stopped.clone()) };
         let consume = Consume::new(options, printer);
         let mut consume = if exit_at_end { consume.until_end() } else { consume };
         let resumed = run_resumed(&target, &mut consume, retries, notice);

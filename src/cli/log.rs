@@ -13,7 +13,7 @@ use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::message_id;
 use crate::process::terminal::{say, write_escaped};
-use crate::store::log::inspect::{Contents, Verified, verify};
+use crate::store::log::inspect::{Contents, Kind, Verified, verify};
 use crate::store::log::moment;
 
 #[derive(Debug, clap::Args)]
@@ -26,9 +26,9 @@ pub(super) struct Args {
 enum LogCommand {
     /// Check every checksum of the embedded log, file by file; changes nothing
     #[command(after_help = "\
-Prints one line per file: its length, the batches or records that are whole
-and their messages, the unfinished (torn) bytes at its end, and the damaged
-byte ranges. Torn bytes are normal after a crash: with the default durability,
+Prints one line per file: its length, the batches or records that are whole,
+their messages and notes of the state of claims, the unfinished (torn) bytes
+at its end, and the damaged byte ranges. Torn bytes are normal after a crash: with the default durability,
 no client got an answer for them.
 
 No server may use the directory at the same time.
@@ -48,7 +48,8 @@ Exit codes:
     /// Print a queue's messages from the files of the embedded log
     #[command(after_help = "\
 Prints the queue partition by partition, in order of offset: one payload per
-line. Includes messages that have expired but are still stored.
+line. Includes messages that have expired or were settled but are still
+stored. --state prints the notes of the state of claims instead, as JSON.
 
 No server may use the directory at the same time.
 
@@ -72,6 +73,10 @@ Exit codes:
         /// (if any) and payload. Key and payload are base64
         #[arg(long)]
         json: bool,
+        /// Print the notes of the state of claims instead of messages, each as a JSON object: partition,
+        /// number, timestamp and note (base64)
+        #[arg(long, conflicts_with_all = ["json", "raw"])]
+        state: bool,
         /// Write payloads to a terminal unchanged. By default, control characters are escaped on a terminal
         #[arg(long, conflicts_with = "json")]
         raw: bool,
@@ -82,12 +87,17 @@ Exit codes:
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         LogCommand::Verify { dir } => run_verify(&Directory::open(&dir)?),
-        LogCommand::Dump { dir, queue, project, json, raw } => {
+        LogCommand::Dump { dir, queue, project, json, state, raw } => {
             let name = (
                 Project::parse_stored(&project).map_err(failure)?,
                 QueueName::parse(&queue).map_err(failure)?,
             );
-            dump(&Directory::open(&dir)?, &name, json, raw)
+            let form = match (state, json, raw) {
+                (true, ..) => Form::Notes,
+                (_, true, _) => Form::Json,
+                (.., is_raw) => Form::Payloads { is_raw },
+            };
+            dump(&Directory::open(&dir)?, &name, form)
         }
     }
 }
@@ -98,22 +108,29 @@ fn failure(fault: crate::base::error::PeerFault) -> Failure {
 
 fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
     let mut out = Output::new();
-    let head = ("file", "bytes", "whole", "messages", "torn");
-    writeln!(out, "{:<28} {:>12} {:>10} {:>12} {:>10}  damage", head.0, head.1, head.2, head.3, head.4)?;
+    let (file, bytes, whole) = ("file", "bytes", "whole");
+    let (messages, state, torn) = ("messages", "state", "torn");
+    writeln!(out, "{file:<28} {bytes:>12} {whole:>10} {messages:>12} {state:>10} {torn:>10}  damage")?;
     let mut is_damaged = false;
     let mut written = Ok(());
-    verify(&directory.files, &moment(), |Verified { file, length, whole, messages, torn, damage }| {
-        is_damaged |= !damage.is_empty();
-        let said: Vec<String> =
-            damage.iter().map(|damage| format!("{} bytes at {}", damage.bytes, damage.at)).collect();
-        let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
-        let line =
-            format!("{:<28} {length:>12} {whole:>10} {messages:>12} {torn:>10}  {said}\n", file.to_string());
-        if written.is_ok() {
-            // Flush each line: files are large, and someone may be watching.
-            written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
-        }
-    })?;
+    verify(
+        &directory.files,
+        &moment(),
+        |Verified { file, length, whole, messages, notes, torn, damage }| {
+            is_damaged |= !damage.is_empty();
+            let said: Vec<String> =
+                damage.iter().map(|damage| format!("{} bytes at {}", damage.bytes, damage.at)).collect();
+            let said = if said.is_empty() { "none".to_owned() } else { said.join(", ") };
+            let line = format!(
+                "{:<28} {length:>12} {whole:>10} {messages:>12} {notes:>10} {torn:>10}  {said}\n",
+                file.to_string()
+            );
+            if written.is_ok() {
+                // Flush each line: files are large, and someone may be watching.
+                written = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+            }
+        },
+    )?;
     written?;
     Ok(ExitCode::from(u8::from(is_damaged)))
 }
@@ -129,41 +146,70 @@ struct Line {
     payload: String,
 }
 
-fn dump(
-    directory: &Directory,
-    name: &(Project, QueueName),
-    json: bool,
-    raw: bool,
-) -> Result<ExitCode, Failure> {
+#[derive(serde::Serialize)]
+struct Note {
+    partition: u16,
+    number: u64,
+    timestamp: UnixMillis,
+    note: String,
+}
+
+/// What `dump` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// The payloads of messages. On a terminal, control characters are escaped unless they are `is_raw`.
+    Payloads { is_raw: bool },
+    /// Messages as JSON.
+    Json,
+    /// The notes of the state of claims, as JSON.
+    Notes,
+}
+
+fn dump(directory: &Directory, name: &(Project, QueueName), form: Form) -> Result<ExitCode, Failure> {
     let contents = Contents::read(&directory.files, &moment())?;
     let mut out = Output::new();
-    let escape = !raw && out.is_terminal();
+    let is_terminal = out.is_terminal();
     let mut is_damaged = say_damage(&contents.report);
+    let kind = if form == Form::Notes { Kind::State } else { Kind::Messages };
     let dumped = contents.dump(
         &directory.files,
         name,
+        kind,
         |partition, stored| {
             for (offset, record) in
                 stored.base_offset.following(u64::from(stored.batch.count())).zip(stored.batch.records())
             {
-                if json {
-                    let line = Line {
-                        id: message_id(partition, offset),
-                        timestamp: stored.timestamp,
-                        ttl: stored.batch.ttl_secs(),
-                        client: stored.batch.client().to_string(),
-                        key: Some(record.key).filter(|key| !key.is_empty()).map(|key| STANDARD.encode(key)),
-                        payload: STANDARD.encode(record.payload),
-                    };
-                    write_json(&mut out, &line)?;
-                    continue;
+                match form {
+                    Form::Payloads { is_raw } => {
+                        if is_terminal && !is_raw {
+                            write_escaped(record.payload, &mut out)?;
+                        } else {
+                            out.write_all(record.payload)?;
+                        }
+                        out.write_all(b"\n")?;
+                    }
+                    Form::Json => {
+                        let key = Some(record.key).filter(|key| !key.is_empty());
+                        let line = Line {
+                            id: message_id(partition, offset),
+                            timestamp: stored.timestamp,
+                            ttl: stored.batch.ttl_secs(),
+                            client: stored.batch.client().to_string(),
+                            key: key.map(|key| STANDARD.encode(key)),
+                            payload: STANDARD.encode(record.payload),
+                        };
+                        write_json(&mut out, &line)?;
+                    }
+                    Form::Notes => {
+                        let note = Note {
+                            partition: partition.0,
+                            number: offset.0,
+                            timestamp: stored.timestamp,
+                            note: STANDARD.encode(record.payload),
+                        };
+                        write_json(&mut out, &note)?;
+                    }
                 }
-                if escape {
-                    write_escaped(record.payload, &mut out)?;
-                } else {
-                    out.write_all(record.payload)?;
-                }
-                out.write_all(b"\n")?;
             }
             Ok(())
         },

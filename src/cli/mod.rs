@@ -4,10 +4,12 @@
 //! its own.
 
 mod bench;
+mod claim;
 mod connections;
 mod consume;
 mod control;
 mod log;
+mod message_form;
 mod output;
 mod produce;
 mod queues;
@@ -70,6 +72,8 @@ enum CliCommand {
     Produce(produce::Args),
     /// Read messages from a queue
     Consume(consume::Args),
+    /// Claim messages of a queue, and run a command for each
+    Claim(claim::Args),
     /// List queues
     Queues(queues::ListArgs),
     /// Manage a queue: delete it
@@ -102,6 +106,7 @@ pub fn run() -> ExitCode {
         CliCommand::Serve(args) => return serve::run(args),
         CliCommand::Produce(args) => produce::run(args),
         CliCommand::Consume(args) => consume::run(args),
+        CliCommand::Claim(args) => claim::run(args),
         CliCommand::Queues(args) => queues::list(&args),
         CliCommand::Queue(args) => queues::run(&args),
         CliCommand::Connections(args) => connections::run(&args),

@@ -48,6 +48,7 @@ Examples:
   echo hello | millstream produce greetings
   millstream produce events --file events.txt --key-separator :
   millstream produce load --count 1000000 --size 100 --connections 4
+  echo later | millstream produce jobs --delay 60
   echo hello | millstream produce greetings --url wss://queues.example/
 
 Exit codes:
@@ -75,6 +76,9 @@ pub(super) struct Args {
     /// Time to live of the messages, in seconds
     #[arg(long, default_value_t = 3_600)]
     ttl: u32,
+    /// Seconds until the messages can be claimed. `consume` sees them at once [default: the queue's delay]
+    #[arg(long)]
+    delay: Option<u32>,
     /// Split each line at the first occurrence of this text. The part before it becomes the message's key.
     /// Messages with equal keys go to one partition and keep their order. A line without it has no key
     #[arg(long, conflicts_with = "count", value_parser = clap::builder::NonEmptyStringValueParser::new())]
@@ -237,7 +241,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let mut producers = Vec::new();
     for payloads in inputs {
         let input = Input { payloads, acknowledged: acknowledged.clone() };
-        let produce = Produce::new(args.queue.clone(), args.ttl, args.batch as usize, input);
+        let produce =
+            Produce::new(args.queue.clone(), args.ttl, args.batch as usize, input).delayed(args.delay);
         // Each connection gets its own client id, unless `--client-id` sets one.
         let mut target = target.clone();
         if args.client.client_id.is_none() {

@@ -1,10 +1,10 @@
-//! The client side of the streaming protocol, on glommio. `produce`, `consume`, `bench` and the tests use it.
+//! The client side of the streaming protocol, on glommio. `produce`, `consume`, `claim`, `bench` and the tests use it.
 //!
 //! | file | one concept |
 //! | --- | --- |
 //! | `address` | a server's URL |
 //! | `resolve` | name resolution |
-//! | `session/` | one produce or consume operation, without I/O |
+//! | `session/` | one produce, consume or claim operation, without I/O |
 //! | `wire` | handshake and frames of one connection, without I/O |
 //! | `error` | why a connection ended, and whether a retry can help |
 //! | `trust` | which servers to trust, and the certificate of the client: reads the files |
@@ -15,15 +15,17 @@
 //! | `driver` | one connection on a socket: reads, polls the application, writes |
 //! | `produce` | sends messages from a source, and resends them until acknowledged |
 //! | `consume` | reads the messages of a queue, each once, across reconnects |
+//! | `claim` | claims messages for a worker and settles them, across reconnects |
 //! | `place` | the position of a consumer: a marker, and the messages taken beyond it |
 //! | `end` | the end of a queue, for a consumer that stops there |
 //! | `control` | requests to a control port over HTTP |
 //! | `token_source` | where a client obtains its tokens: a file, a command, or the environment |
 //! | `tokens` | the tokens of a client's connections, read off their threads |
 //! | `renewer` | renews the grant of a connection with another token |
-//! | `resume` | runs `produce` or `consume` over as many connections as it takes |
+//! | `resume` | runs `produce`, `consume` or `claim` over as many connections as it takes |
 
 mod address;
+mod claim;
 mod connection;
 mod consume;
 mod control;
@@ -46,6 +48,7 @@ mod trust;
 mod wire;
 
 pub use address::{Address, Endpoint, Scheme, without_secret};
+pub use claim::{Claim, ClaimLimits, ClaimTally, Stage, Ticket, Worker};
 pub use connection::{Connection, connect, open};
 pub use consume::{Consume, Sink};
 pub use control::{ControlClient, ControlError};

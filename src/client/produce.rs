@@ -102,6 +102,7 @@ struct Sending {
 pub struct Produce<S> {
     queue: String,
     ttl: u32,
+    delay: Option<u32>,
     batch: usize,
     source: S,
     source_ended: bool,
@@ -124,6 +125,7 @@ impl<S: Source> Produce<S> {
         Self {
             queue,
             ttl,
+            delay: None,
             batch,
             source,
             source_ended: false,
@@ -136,6 +138,12 @@ impl<S: Source> Produce<S> {
             pbs: Vec::new(),
             stats: ProduceStats::default(),
         }
+    }
+
+    /// Sets how long claims do not see the messages, in seconds.
+    #[must_use]
+    pub fn delayed(self, delay: Option<u32>) -> Self {
+        Self { delay, ..self }
     }
 
     /// Returns the source of the messages.
@@ -258,7 +266,7 @@ impl<S: Source> Application for Produce<S> {
             }
             let records = (sending.sent..end).map(|index| sending.block.record(index));
             let count = (end - sending.sent) as u64;
-            producer.send(self.ttl, records, count, &mut self.pbs);
+            producer.send(self.ttl, self.delay, records, count, &mut self.pbs);
             self.outstanding.push(Instant::now(), count);
             self.stats.resent += (end.min(sending.reached).saturating_sub(sending.sent)) as u64;
             sending.reached = sending.reached.max(end);

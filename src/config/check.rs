@@ -43,6 +43,13 @@ fn check_operation(settings: &operation::Settings, budget_bytes: usize) -> Resul
             format!("produce_window: {} is below the initial credit of {INITIAL_CREDIT}", s.produce_window),
         ),
         (ttl_min > ttl_max, format!("ttl_min: {ttl_min} s is above ttl_max = {ttl_max} s")),
+        (
+            s.claim_ttl_min_secs > s.claim_ttl_max_secs,
+            format!(
+                "claim_ttl_min: {} s is above claim_ttl_max = {} s",
+                s.claim_ttl_min_secs, s.claim_ttl_max_secs
+            ),
+        ),
         exceeds("produce_batches_pressed", s.produce_batches_pressed, "produce_batches", s.produce_batches),
         exceeds("foothold_bytes", s.foothold_bytes, "large_pb_bytes", s.large_pb_bytes),
         exceeds(

@@ -34,6 +34,7 @@ pub fn items(config: &ServerConfig) -> Vec<Item> {
     let operation = &core.operation;
     let shards = config.shard.shard_cores().len() as u64;
     let of_shards = |bytes: usize| shards * bytes as u64;
+    // A worker has no fates. Its one small claim, and what it has forgotten, take less.
     let streaming = core.receive_bytes_pressed
         + operation.send_buffer_bytes_pressed
         + operation.foothold_bytes

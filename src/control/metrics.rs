@@ -4,12 +4,14 @@
 //! a queue or a client.
 
 mod auth;
+mod claims;
 
 use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::gate::REFUSALS;
 use super::latency;
 use crate::auth::Snapshot;
+use crate::base::millis::UnixMillis;
 use crate::latency::Recorder;
 use crate::shard::certificates::CertificatesStatus;
 use crate::shard::core::ShardSnapshot;
@@ -33,6 +35,8 @@ pub(super) struct Own {
     pub(super) refused: [u64; 3],
     /// Audit lines that were dropped.
     pub(super) dropped_lines: u64,
+    /// The present time.
+    pub(super) unix: UnixMillis,
     /// What the judge of clients has done, if they must authenticate.
     pub(super) judge: Option<Snapshot>,
 }
@@ -226,6 +230,7 @@ pub(super) fn encode(
         starved.with_label_values(shard).set(signed(pulse.budget.waiting));
         stalls.with_label_values(shard).inc_by(stalls_of(usize::from(pulse.shard)));
     }
+    claims::add(f, shards, own.unix)?;
     add_tls(f, shards, certificates)?;
     let mut all = families.registry.gather();
     all.extend(latency::families(latency));

@@ -68,6 +68,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -83,6 +84,7 @@ use self::pages::{Page, Pages, Unmade};
 use self::serving::Shared;
 use self::sockets::{Listening, Sockets};
 use crate::auth::Judge;
+use crate::base::millis::UnixMillis;
 use crate::process::AbortOnPanic;
 use crate::shard::Board;
 use crate::shard::address::{Address, Addresses, FileMode};
@@ -293,6 +295,7 @@ async fn make_metrics(control: &Control) -> Page {
         tokens: control.gate.tokens().counts(),
         refused: control.gate.refused(),
         dropped_lines: control.gate.dropped_lines(),
+        unix: UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
         judge: control.judge.as_ref().map(Judge::snapshot),
     };
     let text = metrics::encode(&snapshots, stalls_of, refused, draining, &own, certificates, &total);

@@ -17,6 +17,8 @@ pub struct FrontStatus {
     pub is_producing: bool,
     /// Whether a consume operation is open.
     pub is_consuming: bool,
+    /// Whether a claim operation is open.
+    pub is_claiming: bool,
     /// Whether a consume operation is behind: it still reads messages that were stored before it could take them.
     pub is_behind: bool,
     /// Whether a producer waits for credit that the budget withheld.

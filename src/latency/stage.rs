@@ -51,6 +51,11 @@ pub enum Stage {
     DeliverLive,
     /// The same for a consumer that had not: it was reading older messages, or had no credit or no room.
     DeliverBacklog,
+    /// From asking for messages until their lease is durable, in the shard that owns the partition.
+    Grant,
+    /// From settling messages until that is durable, in the shard that owns the partition. Counts once for
+    /// each request and partition.
+    Settle,
     /// A turn of the driver including its reactor pass. The shard serves nobody else during that time. Idle
     /// turns do not count.
     Turn,
@@ -68,7 +73,7 @@ impl Stage {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All stages, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Parse,
         Self::Hop,
         Self::Commit,
@@ -77,6 +82,8 @@ impl Stage {
         Self::Produce,
         Self::DeliverLive,
         Self::DeliverBacklog,
+        Self::Grant,
+        Self::Settle,
         Self::Turn,
         Self::Tls,
         Self::BatchMessages,
@@ -97,6 +104,8 @@ impl Stage {
             Self::Produce => "produce",
             Self::DeliverLive => "deliver_live",
             Self::DeliverBacklog => "deliver_backlog",
+            Self::Grant => "grant",
+            Self::Settle => "settle",
             Self::Turn => "turn",
             Self::Tls => "tls",
             Self::BatchMessages => "batch_messages",
@@ -115,6 +124,8 @@ impl Stage {
             Self::Produce => "all stages: from reading the socket until it accepted the acknowledgement",
             Self::DeliverLive => "from storing to the consumer's socket, for consumers that keep up",
             Self::DeliverBacklog => "from storing to the consumer's socket, for consumers that are behind",
+            Self::Grant => "from asking for messages until their lease is durable",
+            Self::Settle => "from settling messages until that is durable",
             Self::Turn => "one turn of a shard's driver, during which it serves nobody else",
             Self::Tls => "processor time of a TLS handshake, between whose steps the shard serves others",
             Self::BatchMessages => "messages in a stored batch",

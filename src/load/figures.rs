@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
+use super::claiming::Worked;
 use super::gather::Gathered;
 use super::meter::INTERVAL;
 use super::plan::{Mode, Plan};
 use super::producer::Produced;
 use super::reading::Consumed;
-use super::result::{Fairness, Figures, IntervalResult, RunResult};
+use super::result::{ClaimFigures, Fairness, Figures, IntervalResult, RunResult};
 use super::stamp::Verdict;
 use super::window::Window;
 use crate::control::StagePage;
@@ -31,6 +32,7 @@ pub(super) struct Measured {
     pub tls: Option<String>,
     pub produced: Vec<Produced>,
     pub consumed: Vec<Consumed>,
+    pub worked: Vec<Worked>,
     pub setup: Histogram<u64>,
     pub gathered: Gathered,
     pub server: ServerUse,
@@ -62,20 +64,22 @@ struct Pace {
     first: Option<Instant>,
     acknowledged: Option<Instant>,
     received: Option<Instant>,
+    settled: Option<Instant>,
 }
 
 impl Pace {
     fn new(plan: &Plan, measured: &Measured, interrupted: Option<Instant>) -> Self {
-        let Measured { window, elapsed, produced, consumed, .. } = measured;
+        let Measured { window, elapsed, produced, consumed, worked, .. } = measured;
         let acknowledged = produced.iter().filter_map(|one| one.last).max();
         let received = consumed.iter().filter_map(|one| one.last).max();
+        let settled = worked.iter().filter_map(|one| one.last).max();
         let sent = produced.iter().filter_map(|one| one.first).min();
         let first = sent.or_else(|| consumed.iter().filter_map(|one| one.first).min());
         // Messages in flight at an interrupt are answered after it, and count.
-        let end = interrupted.map(|at| at.max(acknowledged.max(received).unwrap_or(at)));
+        let end = interrupted.map(|at| at.max(acknowledged.max(received).max(settled).unwrap_or(at)));
         let until = end.map_or(window.until, |end| end.min(window.until));
         let timed = plan.is_timed().then(|| until.saturating_duration_since(window.from));
-        Self { timed, elapsed: *elapsed, first, acknowledged, received }
+        Self { timed, elapsed: *elapsed, first, acknowledged, received: received.max(settled), settled }
     }
 
     /// Returns the length of the measured time.
@@ -96,7 +100,7 @@ impl Pace {
 pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
     let interrupted = plan.interrupt.at().filter(|at| *at < measured.window.until);
     let pace = Pace::new(plan, &measured, interrupted);
-    let Measured { window: _, elapsed, tls, produced, consumed, setup, gathered, server } = measured;
+    let Measured { window: _, elapsed, tls, produced, consumed, worked, setup, gathered, server } = measured;
     let (mut acknowledged, mut acknowledged_measured, mut refused, mut unsent) = (0, 0, 0, 0);
     let mut failures = Vec::new();
     for one in &produced {
@@ -114,20 +118,35 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         bytes_measured += one.bytes_measured;
         failures.extend(one.failure.clone());
     }
+    for one in &worked {
+        verified = verified + one.verdict;
+        received_measured += one.claimed_measured;
+        bytes_measured += one.bytes_measured;
+        failures.extend(one.failure.clone());
+    }
     let (of_acknowledged, of_received, of_bytes) = if plan.is_timed() {
         (acknowledged_measured, received_measured, bytes_measured)
     } else {
         (acknowledged, verified.received, verified.received_bytes)
     };
     // Each consumer should receive every message of its queue, unless it was interrupted.
-    let missing = consumed
+    let missing: u64 = consumed
         .iter()
         .filter(|_| plan.mode == Mode::Both && interrupted.is_none())
         .map(|one| one.expected.saturating_sub(one.verdict.received))
         .sum();
+    let claims = (plan.mode == Mode::Claim).then(|| claims(plan, &worked, &pace, &gathered.settle));
+    // Of all workers together, each message is acknowledged once.
+    let unsettled = claims
+        .filter(|_| interrupted.is_none())
+        .map_or(0, |claims| acknowledged.saturating_sub(claims.settled));
     let is_timed = plan.is_timed();
     let producer_fairness = Fairness::of(produced.iter().map(|one| one.acknowledged_measured));
-    let consumer_fairness = Fairness::of(consumed.iter().map(|one| one.received_measured));
+    let consumer_fairness = if worked.is_empty() {
+        Fairness::of(consumed.iter().map(|one| one.received_measured))
+    } else {
+        Fairness::of(worked.iter().map(|one| one.claimed_measured))
+    };
     let moved = if plan.is_timed() { acknowledged_measured.max(received_measured) } else { 0 };
     let figures = Figures {
         mode: plan.mode,
@@ -135,7 +154,7 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         batch: plan.batch,
         pbs_per_frame: plan.pbs_per_frame,
         producers: produced.len() as u32,
-        consumers: consumed.len() as u32,
+        consumers: (consumed.len() + worked.len()) as u32,
         idle: plan.idle,
         stalled: plan.stalled,
         queues: plan.queues,
@@ -150,11 +169,13 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         refused,
         unsent,
         received_per_second: pace.rate(of_received, pace.received),
-        received_bytes_per_second: (!consumed.is_empty()).then(|| pace.rate(of_bytes, pace.received)),
+        received_bytes_per_second: (consumed.len() + worked.len() > 0)
+            .then(|| pace.rate(of_bytes, pace.received)),
         verified,
-        missing,
+        missing: missing + unsettled,
         produce_latency: summary(&gathered.produce),
         end_to_end_latency: summary(&gathered.end_to_end),
+        claims,
         setup_latency: summary(&setup),
         server_cpu_seconds: server.cpu_seconds,
         server_cpu_seconds_per_million: server
@@ -177,8 +198,27 @@ pub(super) fn result(plan: &Plan, measured: Measured) -> RunResult {
         figures,
         produce: text(&gathered.produce),
         end_to_end: text(&gathered.end_to_end),
+        settle: text(&gathered.settle),
         intervals,
         stages: server.stages,
+    }
+}
+
+/// Computes what the workers have done.
+fn claims(plan: &Plan, worked: &[Worked], pace: &Pace, settle: &Histogram<u64>) -> ClaimFigures {
+    let total = |value: fn(&Worked) -> u64| worked.iter().map(value).sum::<u64>();
+    let settled = total(|one| one.settled);
+    let counted = if plan.is_timed() { total(|one| one.settled_measured) } else { settled };
+    ClaimFigures {
+        window: plan.claim_window,
+        lease_seconds: plan.lease,
+        confirmed: plan.double_ack,
+        settled,
+        settled_per_second: pace.rate(counted, pace.settled),
+        settle_latency: summary(settle),
+        twice: total(|one| one.twice),
+        again: total(|one| one.again),
+        expired: total(|one| one.expired),
     }
 }
 
@@ -189,13 +229,19 @@ mod tests {
     use crate::load::plan::plan;
 
     fn figures(plan: &Plan, from: Instant, produced: Produced, consumed: Consumed) -> Figures {
-        let gathered = Gathered { produce: histogram(), end_to_end: histogram(), intervals: Vec::new() };
+        let gathered = Gathered {
+            produce: histogram(),
+            end_to_end: histogram(),
+            settle: histogram(),
+            intervals: Vec::new(),
+        };
         let measured = Measured {
             window: Window { begins: from, from, ..Window::of(from, plan) },
             elapsed: Duration::from_secs(10),
             tls: None,
             produced: vec![produced],
             consumed: vec![consumed],
+            worked: Vec::new(),
             setup: histogram(),
             gathered,
             server: ServerUse::default(),

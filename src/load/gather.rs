@@ -19,13 +19,14 @@ use crate::process::terminal::line_start;
 pub(super) struct Gathered {
     pub produce: Histogram<u64>,
     pub end_to_end: Histogram<u64>,
+    pub settle: Histogram<u64>,
     pub intervals: Vec<IntervalResult>,
 }
 
 /// Collects pieces until every thread has ended. With `tell`, writes the progress to standard error every
 /// second.
 pub(super) fn gather(pieces: &Receiver<Piece>, progress: &Progress, tell: bool) -> Gathered {
-    let (mut produce, mut end_to_end) = (histogram(), histogram());
+    let (mut produce, mut end_to_end, mut settle) = (histogram(), histogram(), histogram());
     let mut intervals: BTreeMap<u64, IntervalResult> = BTreeMap::new();
     let mut teller = Teller::new();
     loop {
@@ -34,6 +35,7 @@ pub(super) fn gather(pieces: &Receiver<Piece>, progress: &Progress, tell: bool) 
                 // Histograms with equal bounds can always be added.
                 let _ = produce.add(&piece.produce);
                 let _ = end_to_end.add(&piece.end_to_end);
+                let _ = settle.add(&piece.settle);
                 teller.latest = Some(latest(&piece));
                 let from = piece.index as f64 * INTERVAL.as_secs_f64();
                 let interval = intervals.entry(piece.index).or_insert_with(|| IntervalResult::empty(from));
@@ -52,7 +54,7 @@ pub(super) fn gather(pieces: &Receiver<Piece>, progress: &Progress, tell: bool) 
     if tell {
         teller.end();
     }
-    Gathered { produce, end_to_end, intervals: intervals.into_values().collect() }
+    Gathered { produce, end_to_end, settle, intervals: intervals.into_values().collect() }
 }
 
 /// Adds a piece to an interval. The interval is kept as text, which is small, because a run may last for

@@ -25,15 +25,27 @@ pub(super) struct Piece {
     /// The samples in this interval whose messages were due within the window.
     pub produce: Histogram<u64>,
     pub end_to_end: Histogram<u64>,
+    /// From claiming messages to the confirmation of their acknowledgement.
+    pub settle: Histogram<u64>,
 }
 
 impl Piece {
     fn new(index: u64) -> Self {
-        Self { index, acknowledged: 0, received: 0, produce: histogram(), end_to_end: histogram() }
+        Self {
+            index,
+            acknowledged: 0,
+            received: 0,
+            produce: histogram(),
+            end_to_end: histogram(),
+            settle: histogram(),
+        }
     }
 
     fn is_empty(&self) -> bool {
-        self.acknowledged + self.received == 0 && self.produce.is_empty() && self.end_to_end.is_empty()
+        self.acknowledged + self.received == 0
+            && self.produce.is_empty()
+            && self.end_to_end.is_empty()
+            && self.settle.is_empty()
     }
 }
 
@@ -92,6 +104,13 @@ impl Meter {
     #[inline]
     pub(super) fn end_to_end(&mut self, nanos: u64) {
         self.present.end_to_end.saturating_record(nanos.max(1));
+    }
+
+    /// Records that the acknowledgement of `count` messages, which were claimed at `claimed`, was confirmed at `now`.
+    pub(super) fn settled(&mut self, now: Instant, claimed: Instant, count: u64) {
+        self.at(now);
+        let nanos = now.saturating_duration_since(claimed).as_nanos() as u64;
+        self.present.settle.saturating_record_n(nanos.max(1), count);
     }
 
     /// Sends the current interval on, although it may not be complete.

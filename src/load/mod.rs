@@ -13,8 +13,9 @@
 //! | `part` | the part of one connection in a run |
 //! | `stamp` | the content of a payload, and detection of loss, repeats and disorder |
 //! | `pacer` | when a producer sends |
-//! | `producer`, `consumer`, `held` | one connection: under load, or only held open |
+//! | `producer`, `consumer`, `worker`, `held` | one connection: under load, or only held open |
 //! | `reading` | verifies and counts the messages of a consumer |
+//! | `claiming`, `leases` | verify and count the messages of a worker, and of all workers |
 //! | `progress` | counters that the connections share |
 //! | `interrupt` | the early end of a run |
 //! | `meter`, `gather` | samples of a thread, and of all threads |
@@ -25,12 +26,14 @@
 //! | `figures`, `result`, `environment` | the measurements and the machine: the result file |
 //! | `table` | the result as a table for people |
 
+mod claiming;
 mod consumer;
 mod environment;
 mod figures;
 mod gather;
 mod held;
 mod interrupt;
+mod leases;
 mod meter;
 mod observed;
 mod pacer;
@@ -51,11 +54,14 @@ mod start;
 mod sweep;
 mod table;
 mod window;
+mod worker;
 
 pub use environment::Environment;
 pub use interrupt::Interrupt;
 pub use plan::{About, Mode, Peer, Plan};
-pub use result::{FORMAT, Fairness, Figures, IntervalResult, Knee, ResultFile, RunResult, Sweep};
+pub use result::{
+    ClaimFigures, FORMAT, Fairness, Figures, IntervalResult, Knee, ResultFile, RunResult, Sweep,
+};
 pub use run::run;
 pub use stamp::{STAMP_BYTES, Stamp, Verdict, Verifier};
 pub use sweep::{find_knee, sweep_connections};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::meter::Meter;
 use super::part::Part;
-use super::plan::Plan;
+use super::plan::{Mode, Plan};
 use super::progress::{Progress, sum};
 use super::window::{GRACE, Schedule, Window};
 
@@ -123,7 +123,11 @@ impl Pacer {
             return;
         }
         let (producers, consumers) = &self.users;
-        let received = consumers.iter().map(|number| sum(&self.progress.received, &[*number])).min();
+        // Each consumer gets every message, each worker a part of them.
+        let received = match self.plan.mode {
+            Mode::Claim => Some(sum(&self.progress.received, consumers)),
+            _ => consumers.iter().map(|number| sum(&self.progress.received, &[*number])).min(),
+        };
         self.lead = received.map_or(u64::MAX, |received| {
             let ahead = sum(&self.progress.sent, producers).saturating_sub(received);
             self.plan.lag.saturating_sub(ahead) / producers.len().max(1) as u64
@@ -222,7 +226,7 @@ impl Pacer {
 mod tests {
     use super::*;
     use crate::latency::histogram;
-    use crate::load::plan::{Mode, plan};
+    use crate::load::plan::plan;
     use std::sync::mpsc::channel;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -230,7 +234,7 @@ mod tests {
     /// Returns the pace of the only producer of a run of one second, and when it begins.
     fn pacer(plan: Plan) -> (Pacer, Window) {
         let window = Window::of(Instant::now(), &plan);
-        let progress = Arc::new(Progress::new(1, 0, plan.interrupt.clone()));
+        let progress = Arc::new(Progress::new(&plan));
         let mut pacer = Pacer::new(Part { plan: Arc::new(plan), number: 0, progress });
         pacer.begin(window);
         (pacer, window)

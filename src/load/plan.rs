@@ -18,6 +18,8 @@ pub enum Mode {
     Consume,
     /// Producers and consumers, on the same queues.
     Both,
+    /// Producers, and workers that claim and acknowledge what they send.
+    Claim,
     /// Only idle connections.
     Idle,
 }
@@ -83,8 +85,14 @@ pub struct Plan {
     pub in_flight: Option<u64>,
     /// How many messages the server may send ahead of what a consumer has processed.
     pub consume_window: u64,
-    /// How many messages the producers of a closed loop may be ahead of the slowest consumer of their queue.
-    /// Only for [`Mode::Both`].
+    /// How many messages a worker may hold without having acknowledged them.
+    pub claim_window: u64,
+    /// How long a claim lasts, in seconds.
+    pub lease: u32,
+    /// Whether workers wait until the server confirms an acknowledgement, on servers where that is a choice.
+    pub double_ack: bool,
+    /// How many messages the producers of a closed loop may be ahead of the slowest consumer, or of all workers
+    /// together, of their queue. Only for [`Mode::Both`] and [`Mode::Claim`].
     pub lag: u64,
     /// Messages per second over all producers, on a schedule (open loop). `None` sends as fast as possible
     /// (closed loop).
@@ -146,12 +154,12 @@ impl Plan {
 
     /// Returns the number of producers.
     pub(super) fn producers(&self) -> u32 {
-        if matches!(self.mode, Mode::Produce | Mode::Both) { self.producers } else { 0 }
+        if matches!(self.mode, Mode::Produce | Mode::Both | Mode::Claim) { self.producers } else { 0 }
     }
 
-    /// Returns the number of consumers.
+    /// Returns the number of consumers, or of workers.
     pub(super) fn consumers(&self) -> u32 {
-        if matches!(self.mode, Mode::Consume | Mode::Both) { self.consumers } else { 0 }
+        if matches!(self.mode, Mode::Consume | Mode::Both | Mode::Claim) { self.consumers } else { 0 }
     }
 
     /// Returns the numbers of those of `count` connections that use the same queue as connection `number`.
@@ -201,6 +209,11 @@ impl Plan {
         (Stamp { run: self.run, stream, sequence, intended_ns }, key as usize)
     }
 
+    /// Returns the number of streams of all producers.
+    pub(super) fn streams(&self) -> u32 {
+        self.producers().saturating_mul(self.keys.max(1))
+    }
+
     /// Returns the keys, or an empty list if messages have none.
     pub(super) fn keys(&self) -> Vec<Vec<u8>> {
         (0..self.keys).map(|key| format!("key-{key}").into_bytes()).collect()
@@ -232,6 +245,9 @@ pub(super) fn plan(mode: Mode, count: Option<u64>, measure: Duration) -> Plan {
         pbs_per_frame: 1,
         in_flight: None,
         consume_window: 1_000,
+        claim_window: 1_000,
+        lease: 60,
+        double_ack: false,
         lag: 1_000,
         rate: None,
         keys: 0,

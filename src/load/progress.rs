@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::interrupt::Interrupt;
+use super::leases::Leases;
+use super::plan::{Mode, Plan};
 use super::start::Start;
 use crate::tls::client::Security;
 
@@ -15,8 +17,12 @@ pub(super) struct Progress {
     pub sent: Vec<AtomicU64>,
     /// The number of acknowledged messages of each producer. Set when the producer ends.
     pub acknowledged: Vec<AtomicU64>,
-    /// The number of messages that each consumer has received.
+    /// The number of messages that each consumer, or worker, has received.
     pub received: Vec<AtomicU64>,
+    /// The number of messages whose acknowledgement each worker knows to be confirmed.
+    pub settled: Vec<AtomicU64>,
+    /// What the workers have.
+    pub leases: Leases,
     /// How many producers and consumers have not ended.
     pub running: AtomicUsize,
     /// The common start of producers and consumers.
@@ -33,19 +39,22 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new(producers: u32, consumers: u32, interrupt: Interrupt) -> Self {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let (producers, consumers) = (plan.producers(), plan.consumers());
         let counters = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
             sent: counters(producers),
             acknowledged: counters(producers),
             received: counters(consumers),
+            settled: counters(consumers),
+            leases: Leases::new(if plan.mode == Mode::Claim { plan.streams() } else { 0 }),
             running: AtomicUsize::new((producers + consumers) as usize),
             start: Start::new(),
             producers: AtomicUsize::new(producers as usize),
             held_ready: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
             tls: OnceLock::new(),
-            interrupt,
+            interrupt: plan.interrupt.clone(),
         }
     }
 

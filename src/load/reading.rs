@@ -148,7 +148,7 @@ impl Reading {
             return true;
         }
         match self.plan.mode {
-            Mode::Produce | Mode::Idle => true,
+            Mode::Produce | Mode::Claim | Mode::Idle => true,
             Mode::Consume => {
                 let in_time = self.plan.count.is_none() || self.plan.repeat;
                 self.plan.count.is_some_and(|count| received >= count)

@@ -74,6 +74,9 @@ pub struct RunResult {
     pub produce: Option<String>,
     /// The latency samples of received messages.
     pub end_to_end: Option<String>,
+    /// The samples from claiming a message to the confirmation of its acknowledgement. `None` in older files.
+    #[serde(default)]
+    pub settle: Option<String>,
     /// The measured seconds, in order.
     pub intervals: Vec<IntervalResult>,
     /// The server's own stages during the measured time, if its control port was asked.
@@ -170,6 +173,9 @@ pub struct Figures {
     pub produce_latency: Option<Summary>,
     /// The time from when a message should have been sent to its receipt.
     pub end_to_end_latency: Option<Summary>,
+    /// What the workers of [`Mode::Claim`] have done. `None` in older files.
+    #[serde(default)]
+    pub claims: Option<ClaimFigures>,
     /// The time from connecting an idle or stalled connection to its answered setup.
     pub setup_latency: Option<Summary>,
     /// The CPU time of the server in the measured time.
@@ -192,6 +198,29 @@ pub struct Figures {
     /// Whether the run was ended early. The figures then cover the time until then.
     #[serde(default)]
     pub interrupted: bool,
+}
+
+/// What the workers of a run have done.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+pub struct ClaimFigures {
+    /// How many messages a worker may hold without having acknowledged them.
+    pub window: u64,
+    /// How long a claim lasts, in seconds.
+    pub lease_seconds: u32,
+    /// Whether the server confirms acknowledgements. If not, an acknowledgement counts once it is sent.
+    pub confirmed: bool,
+    /// How many messages of the run were acknowledged by the workers.
+    pub settled: u64,
+    /// The same, per second of the measured time.
+    pub settled_per_second: f64,
+    /// The time from claiming a message to the confirmation of its acknowledgement.
+    pub settle_latency: Option<Summary>,
+    /// The number of messages that two workers had at the same time.
+    pub twice: u64,
+    /// The number of messages that were claimed after their acknowledgement was confirmed.
+    pub again: u64,
+    /// The number of messages whose claim was over before their acknowledgement was confirmed. They may come again.
+    pub expired: u64,
 }
 
 /// The messages of the slowest and of the fastest connection in the measured time.
@@ -221,7 +250,8 @@ impl Figures {
     /// Returns whether every acknowledged message was received once and in order, and nothing failed.
     pub fn is_sound(&self) -> bool {
         let Verdict { lost, repeated_or_out_of_order, foreign, .. } = self.verified;
-        lost + repeated_or_out_of_order + foreign + self.missing + self.refused == 0
+        let wrong_claims = self.claims.map_or(0, |claims| claims.twice + claims.again);
+        lost + repeated_or_out_of_order + foreign + self.missing + self.refused + wrong_claims == 0
             && self.failures.is_empty()
     }
 
@@ -230,8 +260,12 @@ impl Figures {
         self.unsent == 0 && self.rate.is_none_or(|rate| self.acknowledged_per_second >= rate * SUSTAINED)
     }
 
-    /// Returns the rate that counts: of receipts if there were consumers, otherwise of acknowledgements.
+    /// Returns the rate that counts: of what workers have acknowledged, else of receipts if there were consumers,
+    /// otherwise of acknowledgements.
     pub fn throughput(&self) -> f64 {
+        if let Some(claims) = &self.claims {
+            return claims.settled_per_second;
+        }
         if self.consumers > 0 { self.received_per_second } else { self.acknowledged_per_second }
     }
 
@@ -247,7 +281,11 @@ impl Figures {
 
     /// Returns the payload bytes per second of [`Self::throughput`].
     pub fn throughput_bytes(&self) -> f64 {
-        if self.consumers > 0 { self.received_bytes() } else { self.acknowledged_bytes() }
+        match &self.claims {
+            Some(claims) => claims.settled_per_second * self.size as f64,
+            None if self.consumers > 0 => self.received_bytes(),
+            None => self.acknowledged_bytes(),
+        }
     }
 
     /// Returns the latency that counts: of receipts if there were any, otherwise of acknowledgements.

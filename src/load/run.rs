@@ -10,6 +10,7 @@ use std::time::Instant;
 use glommio::ExecutorJoinHandle;
 use hdrhistogram::Histogram;
 
+use super::claiming::Worked;
 use super::consumer::LoadConsumer;
 use super::figures::{Measured, ServerUse, result};
 use super::held::{Held, hold};
@@ -24,6 +25,7 @@ use super::reading::Consumed;
 use super::result::RunResult;
 use super::server_side::resident_bytes;
 use super::setup::wait_for;
+use super::worker::LoadWorker;
 use crate::client::{Application, ClientError, open, run as run_connection};
 use crate::latency::histogram;
 use crate::shard::executor::{ExecutorSettings, spawn};
@@ -31,14 +33,14 @@ use crate::shard::executor::{ExecutorSettings, spawn};
 enum Done {
     Produced(Produced),
     Consumed(Consumed),
+    Worked(Worked),
 }
 
 /// Runs the plan and returns what was measured.
 pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     plan.target()?;
     let plan = Arc::new(plan);
-    let (producers, consumers) = (plan.producers(), plan.consumers());
-    let progress = Arc::new(Progress::new(producers, consumers, plan.interrupt.clone()));
+    let progress = Arc::new(Progress::new(&plan));
     let before_held = plan.server_pid.and_then(resident_bytes);
     let held = hold_all(&plan, &progress)?;
     let server_held_bytes = plan
@@ -59,12 +61,14 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     drop(to);
     let mut observed = Observed::start(&plan, &progress, pieces);
     let window = observed.window;
-    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), observed.failure.take());
+    let (mut produced, mut consumed, mut worked) = (Vec::new(), Vec::new(), Vec::new());
+    let mut failure = observed.failure.take();
     for thread in threads {
         for one in join(thread)? {
             match one {
                 Ok(Done::Produced(one)) => produced.push(one),
                 Ok(Done::Consumed(one)) => consumed.push(one),
+                Ok(Done::Worked(one)) => worked.push(one),
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
@@ -82,7 +86,8 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     let (gathered, server) = observed.finish()?;
     let server = ServerUse { held_bytes: server_held_bytes, ..server };
     let tls = progress.tls();
-    Ok(result(&plan, Measured { window, elapsed, tls, produced, consumed, setup, gathered, server }))
+    let measured = Measured { window, elapsed, tls, produced, consumed, worked, setup, gathered, server };
+    Ok(result(&plan, measured))
 }
 
 fn broken(core: usize, error: &dyn std::fmt::Display) -> ClientError {
@@ -105,8 +110,10 @@ async fn load(
     let mine = |count: u32| (0..count).filter(move |number| *number as usize % cores == index);
     let part = |number| Part { plan: plan.clone(), number, progress: progress.clone() };
     // Start consumers first, so that none of them misses messages.
-    let consumers =
-        mine(plan.consumers()).map(|number| glommio::spawn_local(consume(part(number), meter.clone())));
+    let consumers = mine(plan.consumers()).map(|number| match plan.mode {
+        Mode::Claim => glommio::spawn_local(claim(part(number), meter.clone())),
+        _ => glommio::spawn_local(consume(part(number), meter.clone())),
+    });
     let mut tasks: Vec<_> = consumers.collect();
     let producers =
         mine(plan.producers()).map(|number| glommio::spawn_local(produce(part(number), meter.clone())));
@@ -241,4 +248,17 @@ async fn consume(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientEr
     }
     progress.running.fetch_sub(1, Ordering::AcqRel);
     ended.map(Done::Consumed)
+}
+
+async fn claim(part: Part, meter: Rc<RefCell<Meter>>) -> Result<Done, ClientError> {
+    let Part { plan, progress, .. } = part.clone();
+    let mut worker = LoadWorker::new(part, meter);
+    let load = or_called_off(&progress, connect_and_run(&plan, &progress, &mut worker));
+    let ended = or_interrupted(&plan.interrupt, load, || ()).await;
+    let ended = ended.map(|()| worker.worked());
+    if ended.is_err() {
+        progress.failed.store(true, Ordering::Relaxed);
+    }
+    progress.running.fetch_sub(1, Ordering::AcqRel);
+    ended.map(Done::Worked)
 }

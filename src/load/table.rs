@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::result::{Fairness, Figures, Knee, ResultFile, RunResult};
+use super::result::{ClaimFigures, Fairness, Figures, Knee, ResultFile, RunResult};
 use super::stamp::Verdict;
 use crate::control::StagePage;
 use crate::latency::{Stage, Summary, Unit, time};
@@ -11,7 +11,8 @@ use crate::process::terminal::escaped;
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {} B, {} per request", self.mode, self.size, self.batch)?;
-        write!(f, ", {} producers, {} consumers", self.producers, self.consumers)?;
+        let takers = if self.claims.is_some() { "workers" } else { "consumers" };
+        write!(f, ", {} producers, {} {takers}", self.producers, self.consumers)?;
         for (count, what) in [
             (self.queues, "queues"),
             (self.keys, "keys"),
@@ -38,15 +39,18 @@ impl fmt::Display for Figures {
         }
         if self.consumers > 0 {
             let rate = self.received_per_second;
-            writeln!(f, "  received      {rate:>12.0} /s  {:>9.1} MB/s", self.received_bytes() / 1e6)?;
+            let received = if self.claims.is_some() { "claimed " } else { "received" };
+            writeln!(f, "  {received}      {rate:>12.0} /s  {:>9.1} MB/s", self.received_bytes() / 1e6)?;
         }
         if let Some(latency) = &self.end_to_end_latency {
             writeln!(f, "  end to end    {latency}")?;
         }
-        for (name, fairness) in [("producers", self.producer_fairness), ("consumers", self.consumer_fairness)]
-        {
+        if let Some(claims) = &self.claims {
+            write_claims(f, claims, self.size)?;
+        }
+        for (name, fairness) in [("producers", self.producer_fairness), (takers, self.consumer_fairness)] {
             if let Some(fairness) = fairness {
-                writeln!(f, "  {name}     {fairness}")?;
+                writeln!(f, "  {name:<14}{fairness}")?;
             }
         }
         if let Some(latency) = &self.setup_latency {
@@ -76,6 +80,13 @@ impl fmt::Display for Figures {
              {repeated_or_out_of_order} repeated or out of order, {foreign} foreign",
             self.acknowledged, self.refused, self.missing
         )?;
+        if let Some(ClaimFigures { settled, twice, again, expired, .. }) = self.claims {
+            writeln!(
+                f,
+                "  claims        {settled} acknowledged by workers; {twice} at two workers at once, {again} claimed \
+                 again after their acknowledgement was confirmed, {expired} not acknowledged in time"
+            )?;
+        }
         if others > 0 {
             writeln!(f, "  of others     {others} messages of other runs also arrived")?;
         }
@@ -84,6 +95,17 @@ impl fmt::Display for Figures {
         }
         Ok(())
     }
+}
+
+/// Writes what workers have acknowledged.
+fn write_claims(f: &mut fmt::Formatter<'_>, claims: &ClaimFigures, size: usize) -> fmt::Result {
+    let ClaimFigures { window, lease_seconds, confirmed, settled_per_second: rate, .. } = claims;
+    writeln!(f, "  settled       {rate:>12.0} /s  {:>9.1} MB/s", rate * size as f64 / 1e6)?;
+    if let Some(latency) = &claims.settle_latency {
+        let until = if *confirmed { "confirmed" } else { "sent, not confirmed" };
+        writeln!(f, "  claim to ack  {latency} ({until})")?;
+    }
+    writeln!(f, "  claim window  {window} messages of each worker, for {lease_seconds} s")
 }
 
 impl fmt::Display for Fairness {

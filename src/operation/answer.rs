@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::base::batch::Fetched;
+use crate::base::claim::{Grant, Lost};
 use crate::base::error::{Fault, StoreFault};
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition, Sequence};
@@ -16,6 +17,8 @@ pub enum Answer {
         result: Result<QueueInfo, Fault>,
         /// A partition that the asking shard owns, so that it costs no hop; 0 if it owns none.
         local_partition: Partition,
+        /// Whether the store can keep claims.
+        has_claims: bool,
     },
     /// The answer to `Append`. The shard has already released the batch's bytes from the budget.
     Appended {
@@ -30,6 +33,29 @@ pub enum Answer {
         partition: Partition,
         /// The fetched messages.
         result: Result<Fetched, StoreFault>,
+    },
+    /// The answer to `Claim`.
+    Claimed {
+        /// The partition that was asked for.
+        partition: Partition,
+        /// The lease, or `None` if there is nothing to claim now.
+        result: Result<Option<Grant>, StoreFault>,
+    },
+    /// The answer to `Watch`.
+    Watched {
+        /// The partition that was watched.
+        partition: Partition,
+        /// Why it cannot be watched, if so.
+        result: Result<(), StoreFault>,
+    },
+    /// The answer to `Settle`.
+    Settled {
+        /// The number of the settlement in the operation.
+        sequence: Sequence,
+        /// The partition of the messages.
+        partition: Partition,
+        /// The messages whose settlement came too late.
+        result: Result<Vec<Lost>, StoreFault>,
     },
     /// The answer to `Renew`. The front has the new grant already.
     Renewed(Result<(), Fault>),

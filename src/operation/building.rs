@@ -13,7 +13,14 @@ pub(super) struct Building {
     pub(super) reserved: usize,
 }
 
-/// The open batches. All have the same TTL: either one batch without keys, or one batch for each partition
+/// How long messages live, and how long claims do not see them, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) ttl: u32,
+    pub(super) delay: u32,
+}
+
+/// The open batches. All have the same times: either one batch without keys, or one batch for each partition
 /// that receives messages with keys. All are closed together.
 #[derive(Debug, Default)]
 pub(super) struct OpenBatches {
@@ -22,6 +29,14 @@ pub(super) struct OpenBatches {
     pub(super) through: MsgNum,
     /// When the first message in them was read, in monotonic nanoseconds.
     pub(super) read_ns: u64,
+}
+
+impl Times {
+    /// Returns whether the messages of a batch have these times.
+    #[inline]
+    fn are_of(self, builder: &BatchBuilder) -> bool {
+        self == Self { ttl: builder.ttl_secs(), delay: builder.delay_secs() }
+    }
 }
 
 impl OpenBatches {
@@ -59,24 +74,25 @@ impl OpenBatches {
         self.batches.iter().map(|building| building.builder.stored_bytes()).sum()
     }
 
-    /// Returns whether the open batches accept a message without a key and with this TTL. An empty open batch
-    /// takes over the TTL.
+    /// Returns whether the open batches accept a message without a key and with these times. An empty open batch
+    /// takes them over.
     #[inline]
-    pub(super) fn takes_plain(&mut self, ttl: u32) -> bool {
+    pub(super) fn takes_plain(&mut self, times: Times) -> bool {
         match self.batches.first_mut().map(|building| &mut building.builder) {
             None => true,
             Some(open) if open.has_keys() => false,
             Some(open) if open.count() == 0 => {
-                open.set_ttl_secs(ttl);
+                open.set_ttl_secs(times.ttl);
+                open.set_delay_secs(times.delay);
                 true
             }
-            Some(open) => open.ttl_secs() == ttl,
+            Some(open) => times.are_of(open),
         }
     }
 
-    /// Returns whether the open batches accept a message with a key and with this TTL.
-    pub(super) fn takes_keyed(&self, ttl: u32) -> bool {
-        let fits = |open: &BatchBuilder| open.has_keys() && open.ttl_secs() == ttl;
+    /// Returns whether the open batches accept a message with a key and with these times.
+    pub(super) fn takes_keyed(&self, times: Times) -> bool {
+        let fits = |open: &BatchBuilder| open.has_keys() && times.are_of(open);
         self.batches.first().is_none_or(|building| fits(&building.builder))
     }
 
@@ -87,13 +103,14 @@ impl OpenBatches {
         &mut self,
         author: Author,
         partition: Partition,
-        ttl: u32,
+        times: Times,
         capacity: usize,
         read_ns: u64,
     ) -> &mut Building {
         if self.batches.is_empty() {
             self.read_ns = read_ns;
-            let builder = BatchBuilder::new(author.client, ttl, capacity).anonymous(!author.is_known);
+            let builder = BatchBuilder::new(author.client, times.ttl, capacity);
+            let builder = builder.anonymous(!author.is_known).delayed(times.delay);
             self.batches.push(Building { partition, builder, reserved: 0 });
         }
         &mut self.batches[0]
@@ -105,7 +122,7 @@ impl OpenBatches {
         &mut self,
         author: Author,
         partition: Partition,
-        ttl: u32,
+        times: Times,
         read_ns: u64,
     ) -> &mut Building {
         if self.batches.is_empty() {
@@ -113,7 +130,8 @@ impl OpenBatches {
         }
         let known = self.batches.iter().position(|building| building.partition == partition);
         let index = known.unwrap_or_else(|| {
-            let builder = BatchBuilder::with_keys(author.client, ttl, 0).anonymous(!author.is_known);
+            let builder = BatchBuilder::with_keys(author.client, times.ttl, 0);
+            let builder = builder.anonymous(!author.is_known).delayed(times.delay);
             self.batches.push(Building { partition, builder, reserved: 0 });
             self.batches.len() - 1
         });

@@ -1,6 +1,7 @@
 //! The commands of an operation to its shard.
 
 use crate::base::batch::Batch;
+use crate::base::claim::{Leaving, Settlement, Terms, View};
 use crate::base::error::Fault;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, owner};
@@ -28,7 +29,7 @@ impl Target {
     }
 }
 
-/// A command of an operation. The shard answers each exactly once, except `Cancel` and `Report`.
+/// A command of an operation. The shard answers each exactly once, except `Cancel`, `Leave` and `Report`.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Find the queue, or create it. Answered by [`Answer::Opened`](super::Answer::Opened).
@@ -74,8 +75,52 @@ pub enum Command {
         from: Offset,
         /// Leave out messages that this client stored.
         exclude: Option<ClientId>,
+        /// Which messages the client sees.
+        view: View,
         /// Whether to answer only when messages are available.
         wait: bool,
+    },
+    /// Lease messages. Answered by [`Answer::Claimed`](super::Answer::Claimed).
+    Claim {
+        /// The operation that gets the answer.
+        operation: OperationId,
+        /// The partition to claim from.
+        target: Target,
+        /// The terms of the lease.
+        terms: Terms,
+        /// The most messages.
+        messages_max: u32,
+        /// The size in bytes at which no further message is added.
+        bytes_max: usize,
+    },
+    /// Tell when there may be messages to claim. Answered by [`Answer::Watched`](super::Answer::Watched).
+    Watch {
+        /// The operation that gets the answer.
+        operation: OperationId,
+        /// The partition to watch.
+        target: Target,
+        /// The most messages that the operation would claim.
+        wanted: u32,
+    },
+    /// Settle leased messages. Answered by [`Answer::Settled`](super::Answer::Settled).
+    Settle {
+        /// The operation that gets the answer.
+        operation: OperationId,
+        /// The number of the settlement in the operation.
+        sequence: Sequence,
+        /// The partition of the messages.
+        target: Target,
+        /// What happens to which messages.
+        settlements: Vec<Settlement>,
+    },
+    /// Claim nothing more of a partition. Has no answer; what was asked before is answered.
+    Leave {
+        /// The operation that leaves.
+        operation: OperationId,
+        /// The partition.
+        target: Target,
+        /// What happens to the leases of the operation.
+        leaving: Leaving,
     },
     /// Renew the grant of the client. Answered by [`Answer::Renewed`](super::Answer::Renewed).
     Renew {

@@ -9,20 +9,32 @@
 
 use super::command::Command;
 use super::credit::SendWindow;
-use super::cursor::{Cursor, Fetch, Ready};
+use super::cursor::{Cursor, Fetch};
 use super::marker::Marker;
 use super::resources::Resources;
+use super::shown::ShownClaim;
 use super::subject::Subject;
 use crate::base::batch::{Fetched, Record, StoredBatch};
+use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::units::{MsgNum, Offset, Partition};
 
 /// The encoding of the messages of one batch in a protocol. Used to compute their encoded length.
-pub trait Form {
+pub trait Form: Sized {
+    /// Whether the reader sees claimed messages, with their claims.
+    const SHOWS_CLAIMS: bool = false;
+
     /// Creates the form of a batch of `partition`.
     fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self;
+
+    /// Creates the form of those messages of the batch that have this claim.
+    #[must_use]
+    fn claimed(self, claim: ShownClaim) -> Self {
+        debug_assert!(false, "only a form that shows claims is asked for them: {claim:?}");
+        self
+    }
 
     /// Returns the encoded length of one message, in bytes.
     fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize;
@@ -69,6 +81,8 @@ pub struct Marked {
     pub record: usize,
     /// Whether the consumer was caught up: all earlier messages were sent when they were stored.
     pub is_live: bool,
+    /// The claim of the message.
+    pub claim: Option<ShownClaim>,
     /// The position of the operation after the message, as a marker.
     pub marker: String,
 }
@@ -89,6 +103,7 @@ pub struct Beginning {
 pub struct Consume {
     subject: Subject,
     exclude: Option<ClientId>,
+    view: View,
     window: SendWindow,
     cursors: Vec<Cursor>,
     /// The position in every partition of the queue, for markers. Refreshed from the cursors before each
@@ -117,7 +132,12 @@ pub struct Consume {
 
 impl Consume {
     /// Starts an operation whose setup was accepted. Reads partition `only`, or every partition if `None`.
-    pub fn start(beginning: Beginning, exclude: Option<ClientId>, only: Option<Partition>) -> Self {
+    pub fn start(
+        beginning: Beginning,
+        exclude: Option<ClientId>,
+        view: View,
+        only: Option<Partition>,
+    ) -> Self {
         let Beginning { subject, positions, is_rewound } = beginning;
         let cursors = (0..)
             .map(Partition)
@@ -128,6 +148,7 @@ impl Consume {
         Self {
             subject,
             exclude,
+            view,
             window: SendWindow::default(),
             cursors,
             positions,
@@ -145,6 +166,11 @@ impl Consume {
     /// Returns the client and the queue of the operation.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// Returns whether the client sees claimed messages.
+    pub fn shows_claims(&self) -> bool {
+        self.view == View::Live
     }
 
     /// Handles a request of the client: more credit, and optionally a wish for a marker.
@@ -249,6 +275,12 @@ impl Consume {
                 let form = F::of(partition, &ready.stored, now);
                 let (offset, record, is_live) = (ready.offset, ready.record, ready.is_live);
                 let end = ready.until;
+                let (form, end) = if F::SHOWS_CLAIMS {
+                    let (claim, end) = ready.claim(partition, &self.subject, now);
+                    (claim.into_iter().fold(form, F::claimed), end)
+                } else {
+                    (form, end)
+                };
                 while ready.offset < end && !full {
                     let Some((next, message)) = ready.stored.batch.record_at(ready.record) else {
                         debug_assert!(false, "a batch holds as many records as it says");
@@ -308,7 +340,8 @@ impl Consume {
         })?;
         let partition = cursor.partition;
         let ready = cursor.front(now)?;
-        let Ready { offset, record, is_live, .. } = *ready;
+        let (offset, record, is_live) = (ready.offset, ready.record, ready.is_live);
+        let (claim, _) = ready.claim(partition, &self.subject, now);
         let (next, _) = ready.stored.batch.record_at(record)?;
         let stored = ready.stored.clone();
         ready.offset += 1;
@@ -316,7 +349,7 @@ impl Consume {
         cursor.advance();
         self.last_sent = Some((partition, offset));
         self.marker_due = None;
-        Some(Marked { partition, stored, offset, record, is_live, marker: self.marker() })
+        Some(Marked { partition, stored, offset, record, is_live, claim, marker: self.marker() })
     }
 
     /// Takes the owed marker without a message, with the partition and the offset of the last message sent.
@@ -364,6 +397,7 @@ impl Consume {
                     target: self.subject.target(cursor.partition),
                     from: cursor.position,
                     exclude: self.exclude,
+                    view: self.view,
                     wait,
                 });
             }

@@ -105,6 +105,11 @@ impl Default for SendWindow {
 }
 
 impl SendWindow {
+    /// Creates a window of a sender that may send nothing before the first grant of credit.
+    pub fn without_credit() -> Self {
+        Self { sent: MsgNum::ZERO, granted: MsgNum::ZERO }
+    }
+
     /// Raises the credit to the number that the receiver sent. Ignores lower numbers.
     pub fn raise(&mut self, granted: MsgNum) {
         self.granted = self.granted.max(granted);

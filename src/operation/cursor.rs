@@ -2,8 +2,12 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::rc::Rc;
 
+use super::shown::ShownClaim;
+use super::subject::Subject;
 use crate::base::batch::{Fetched, StoredBatch};
+use crate::base::claim::Claimed;
 use crate::base::clock::Now;
 use crate::base::hidden::Hidden;
 use crate::base::units::{Offset, Partition};
@@ -28,9 +32,25 @@ pub(super) struct Ready {
     pub(super) until: Offset,
     /// Whether the consumer was caught up: all earlier messages were sent when they were stored.
     pub(super) is_live: bool,
+    /// The claims of the fetch, if there are any.
+    claims: Option<Rc<[Claimed]>>,
 }
 
 impl Ready {
+    /// Returns the claim of the message at `offset`, and the end of the run of messages at `offset` that have the same one.
+    pub(super) fn claim(&self, partition: Partition, by: &Subject, now: Now) -> (Option<ShownClaim>, Offset) {
+        let claims = self.claims.as_deref().unwrap_or_default();
+        let next = claims.partition_point(|claimed| claimed.offsets.end <= self.offset);
+        match claims.get(next) {
+            Some(claimed) if claimed.offsets.start <= self.offset => {
+                let shown = ShownClaim::of(claimed, partition, by, now);
+                (Some(shown), self.until.min(claimed.offsets.end))
+            }
+            Some(claimed) => (None, self.until.min(claimed.offsets.start)),
+            None => (None, self.until),
+        }
+    }
+
     /// Skips the hidden messages at `offset`.
     fn skip_hidden(&mut self, hidden: &Hidden) {
         let end = self.stored.end_offset();
@@ -110,6 +130,7 @@ impl Cursor {
             self.next = fetched.next;
             self.hidden = fetched.hidden;
             let hidden = &self.hidden;
+            let claims = (!fetched.claims.is_empty()).then(|| Rc::from(fetched.claims));
             let left = self.left.take();
             let (is_caught_up, asked_ns) = (self.is_caught_up, self.asked_ns);
             self.ready.extend(fetched.batches.into_iter().filter_map(|stored| {
@@ -125,7 +146,7 @@ impl Cursor {
                     _ => stored.batch.position_of(offset.since(stored.base_offset) as u32),
                 };
                 let is_live = is_caught_up || stored.stored_ns > asked_ns;
-                Some(Ready { stored, offset, record, until, is_live })
+                Some(Ready { stored, offset, record, until, is_live, claims: claims.clone() })
             }));
             match self.ready.front() {
                 Some(first) => debug_assert!(first.offset >= self.position, "what was sent comes again"),

@@ -17,12 +17,15 @@
 //! | `quota` | a produce operation's share of its project's rates |
 //! | `position` | the starting positions of a consume operation |
 //! | `consume` | a consume operation: fairness between partitions, credit, markers |
+//! | `claim` | a claim operation: asks for leases, credit, settlements |
 //! | `cursor` | the progress of a consume operation in one partition |
+//! | `shown` | what readers see of claims |
 //! | `marker` | positions encoded as text |
 //! | `settings` | limits on sizes, lifetimes, windows and batches |
 
 mod answer;
 mod building;
+mod claim;
 mod command;
 mod consume;
 mod credit;
@@ -37,10 +40,14 @@ mod request;
 mod resources;
 mod routing;
 mod settings;
+mod shown;
 mod subject;
 mod word;
 
 pub use answer::Answer;
+pub use claim::{
+    ByClaim, Claim, ClaimEnd, ClaimId, ClaimRequest, ClaimTerms, LostClaim, News, Outgoing, Ranges, UNAWAITED,
+};
 pub use command::{Command, OperationId, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{ReceiveWindow, SendWindow};
@@ -53,5 +60,6 @@ pub use request::{Copied, Copying, Request};
 pub use resources::{OperationCounters, Resources};
 pub use routing::Routing;
 pub use settings::Settings;
+pub use shown::ShownClaim;
 pub use subject::{Author, Caller, Granted, Subject};
 pub use word::{Acknowledged, Word};

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::building::{Building, OpenBatches};
+use super::building::{Building, OpenBatches, Times};
 use super::command::Command;
 use super::credit::ReceiveWindow;
 use super::fates::{Answered, Fate, Fates, Pending, StoredAt};
@@ -36,8 +36,10 @@ pub struct Produce {
     /// The highest number that the client was told it may send.
     told: MsgNum,
     open: OpenBatches,
-    /// Whether the last request had keys: the next is then likely to have keys too.
-    expects_keys: bool,
+    /// Whether the last request had keys or a delay: the next is then likely to be alike.
+    expects_more: bool,
+    /// Whether the store can keep delays.
+    has_claims: bool,
     fates: Fates,
     /// Bytes reserved by `open` and `fates`.
     outstanding_bytes: usize,
@@ -58,8 +60,13 @@ pub struct Produce {
 }
 
 impl Produce {
-    /// Starts an operation whose setup was accepted.
-    pub fn start(subject: Subject, routing: Routing, resources: &mut Resources<'_>) -> Self {
+    /// Starts an operation whose setup was accepted. `has_claims` says whether the store can keep claims and delays.
+    pub fn start(
+        subject: Subject,
+        routing: Routing,
+        has_claims: bool,
+        resources: &mut Resources<'_>,
+    ) -> Self {
         let mut window = ReceiveWindow::new(resources.settings.produce_window);
         let mut quota = Quota::new(subject.caller.tenant.as_ref(), resources.now);
         let share = subject.caller.tenant.as_ref().and_then(|tenant| tenant.share());
@@ -75,7 +82,8 @@ impl Produce {
             window,
             told: window.granted(),
             open: OpenBatches::default(),
-            expects_keys: false,
+            expects_more: false,
+            has_claims,
             fates: Fates::default(),
             outstanding_bytes: 0,
             allowed,
@@ -144,7 +152,8 @@ impl Produce {
     }
 
     /// Begins to copy a request of `bytes`, whose TTL is probably `ttl`. `expected` more bytes have already
-    /// arrived. Returns `None` if keys are expected: those payloads are copied after all keys are known.
+    /// arrived. Returns `None` if keys or a delay are expected: those payloads are copied after all of the request is
+    /// known.
     #[inline]
     pub fn copy(
         &mut self,
@@ -153,11 +162,11 @@ impl Produce {
         ttl: Option<u32>,
         resources: &mut Resources<'_>,
     ) -> Option<Copying<'_>> {
-        if self.expects_keys {
+        if self.expects_more {
             return None;
         }
         let ttl = ttl.unwrap_or(resources.settings.ttl_min_secs);
-        let building = self.open_plain(ttl, bytes, expected, resources);
+        let building = self.open_plain(Times { ttl, delay: 0 }, bytes, expected, resources);
         Some(Copying::start(&mut building.builder, resources.settings.max_payload_bytes))
     }
 
@@ -185,13 +194,13 @@ impl Produce {
                 return Err(fault.into());
             }
         };
-        self.expects_keys = request.keys > 0;
+        self.expects_more = request.keys | request.delay > 0;
         resources.regulator.handle_received(
             &mut self.regulated,
             request.payloads.into(),
             request.bytes as u64,
         );
-        let ttl = match request.checked_ttl(resources) {
+        let ttl = match request.checked_ttl(self.has_claims, resources) {
             Ok(ttl) => ttl,
             Err(fault) => {
                 self.roll_back(copied);
@@ -214,7 +223,8 @@ impl Produce {
             }
             _ => {
                 self.roll_back(copied);
-                self.store_one_by_one(messages(), request, before, ttl, resources);
+                let times = Times { ttl, delay: request.delay };
+                self.store_one_by_one(messages(), request, before, times, resources);
             }
         }
         if self.open.stored_bytes() >= resources.settings.append_batch_bytes {
@@ -249,14 +259,14 @@ impl Produce {
         }
     }
 
-    /// Stores messages that were not copied as a whole: messages with keys, and two rare cases, a TTL that
+    /// Stores messages that were not copied as a whole: messages with keys or a delay, and two rare cases, a TTL that
     /// follows the payloads in the request, and requests in which some payloads are too large.
     fn store_one_by_one(
         &mut self,
         messages: Vec<Record<'_>>,
         request: Request,
         before: MsgNum,
-        ttl: u32,
+        times: Times,
         resources: &mut Resources<'_>,
     ) {
         let (max, max_key) = (resources.settings.max_payload_bytes, resources.settings.max_key_bytes);
@@ -264,19 +274,21 @@ impl Produce {
         for (index, Record { key, payload }) in messages.into_iter().enumerate() {
             let number = before.plus(index as u64 + 1);
             if payload.len() > max {
-                self.refuse(number, PeerFault::PayloadTooLarge { bytes: payload.len(), max }, resources);
+                let fault = PeerFault::PayloadTooLarge { bytes: payload.len(), max };
+                self.refuse(number, fault.into(), resources);
                 continue;
             }
             if key.len() > max_key {
-                self.refuse(number, PeerFault::KeyTooLarge { bytes: key.len(), max: max_key }, resources);
+                let fault = PeerFault::KeyTooLarge { bytes: key.len(), max: max_key };
+                self.refuse(number, fault.into(), resources);
                 continue;
             }
             let building = if request.keys > 0 {
-                let building = self.open_keyed(ttl, self.routing.partition_of(key), resources);
+                let building = self.open_keyed(times, self.routing.partition_of(key), resources);
                 building.builder.push_keyed(key, payload);
                 building
             } else {
-                let building = self.open_plain(ttl, request.bytes, 0, resources);
+                let building = self.open_plain(times, request.bytes, 0, resources);
                 building.builder.push(payload);
                 building
             };
@@ -297,43 +309,55 @@ impl Produce {
         }
     }
 
-    /// Returns the open batch without keys if it has this TTL, otherwise a new one.
+    /// Returns the open batch without keys if it has these times, otherwise a new one.
     #[inline]
     fn open_plain(
         &mut self,
-        ttl: u32,
+        times: Times,
         request_bytes: usize,
         expected: usize,
         resources: &mut Resources<'_>,
     ) -> &mut Building {
-        if !self.open.takes_plain(ttl) {
+        if !self.open.takes_plain(times) {
             self.close_batches(resources);
         }
         let bytes = request_bytes + expected.min(resources.settings.append_batch_bytes);
         // Stored payloads have four bytes of header, compared with two or three on the wire.
         let capacity = bytes + bytes / 16 + 16;
-        self.open.plain(self.subject.caller.author, self.routing.partition, ttl, capacity, resources.read_ns)
+        self.open.plain(
+            self.subject.caller.author,
+            self.routing.partition,
+            times,
+            capacity,
+            resources.read_ns,
+        )
     }
 
-    /// Returns the open batch of a partition for messages with keys if the open ones have this TTL, otherwise
+    /// Returns the open batch of a partition for messages with keys if the open ones have these times, otherwise
     /// a new one.
-    fn open_keyed(&mut self, ttl: u32, partition: Partition, resources: &mut Resources<'_>) -> &mut Building {
-        if !self.open.takes_keyed(ttl) {
+    fn open_keyed(
+        &mut self,
+        times: Times,
+        partition: Partition,
+        resources: &mut Resources<'_>,
+    ) -> &mut Building {
+        if !self.open.takes_keyed(times) {
             self.close_batches(resources);
         }
-        self.open.keyed(self.subject.caller.author, partition, ttl, resources.read_ns)
+        self.open.keyed(self.subject.caller.author, partition, times, resources.read_ns)
     }
 
-    fn roll_back(&mut self, copied: Option<Copied>) {
+    /// Drops what was copied of a request that must be stored in another form.
+    pub fn roll_back(&mut self, copied: Option<Copied>) {
         if let Some(copied) = copied {
             self.open.roll_back(copied.savepoint);
         }
     }
 
     /// Refuses every message up to `through` that is not in a batch.
-    fn refuse(&mut self, through: MsgNum, fault: PeerFault, resources: &mut Resources<'_>) {
+    fn refuse(&mut self, through: MsgNum, fault: Fault, resources: &mut Resources<'_>) {
         self.close_batches(resources);
-        let fate = Err(fault.into());
+        let fate = Err(fault);
         let (read_ns, known_ns) = (resources.read_ns, resources.now.mono_ns);
         let pending = Pending { through, reserved: 0, waiting: 0, fate, place: None, read_ns, known_ns };
         self.fates.push(pending, &mut resources.budget);

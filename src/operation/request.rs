@@ -2,13 +2,15 @@
 
 use super::resources::Resources;
 use crate::base::batch::{BatchBuilder, Savepoint};
-use crate::base::error::PeerFault;
+use crate::base::error::{Fault, NO_CLAIMS, PeerFault, StoreFault};
 
 /// The head of a request: everything except its messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The TTL of its messages, in seconds. `None` if the request has none.
     pub ttl: Option<u32>,
+    /// The delay of its messages, in seconds.
+    pub delay: u32,
     /// The number of payloads, at least one.
     pub payloads: u32,
     /// The number of keys.
@@ -34,20 +36,39 @@ pub struct Copied {
 }
 
 impl Request {
-    /// Returns the TTL of the messages, or the reason to refuse all of them.
-    pub(super) fn checked_ttl(&self, resources: &Resources<'_>) -> Result<u32, PeerFault> {
+    /// Returns the TTL of the messages, or the reason to refuse all of them. `has_claims` says whether the store can keep
+    /// delays.
+    pub(super) fn checked_ttl(&self, has_claims: bool, resources: &Resources<'_>) -> Result<u32, Fault> {
         let (shortest, longest) = resources.settings.ttl_secs();
         let ttl = self.ttl.filter(|ttl| (shortest..=longest).contains(ttl));
         let ttl = ttl.ok_or(PeerFault::Ttl { ttl: self.ttl, range: resources.settings.ttl_secs() })?;
         if self.keys != 0 && self.keys != self.payloads {
-            return Err(PeerFault::KeyCount { keys: self.keys, payloads: self.payloads });
+            return Err(PeerFault::KeyCount { keys: self.keys, payloads: self.payloads }.into());
+        }
+        if self.delay > 0 {
+            self.check_delay(ttl, has_claims, resources)?;
         }
         Ok(ttl)
+    }
+
+    #[cold]
+    fn check_delay(&self, ttl: u32, has_claims: bool, resources: &Resources<'_>) -> Result<(), Fault> {
+        let (delay, max) = (self.delay, resources.settings.delay_max_secs);
+        if delay > max {
+            Err(PeerFault::Delay { delay, max }.into())
+        } else if delay >= ttl {
+            Err(PeerFault::DelayBeyondTtl { delay, ttl }.into())
+        } else if !has_claims {
+            Err(StoreFault::Unsupported(NO_CLAIMS).into())
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl Copied {
-    /// Returns whether all messages of the request are copied in the form in which they must be stored.
+    /// Returns whether all messages of the request are copied in the form in which they must be stored. A request with a
+    /// delay is never copied.
     #[inline]
     pub(super) fn holds_all(&self, request: Request, ttl: u32) -> bool {
         request.keys == 0 && ttl == self.ttl && !self.is_too_large

@@ -24,6 +24,12 @@ settings! {
         ttl_min_secs: u32 = 60, "ttl_min", Count(0..=u32::MAX as u64);
         /// Longest time to live, seconds; longer: 400
         ttl_max_secs: u32 = 1_209_600, "ttl_max", Count(0..=u32::MAX as u64);
+        /// Longest delay of a message, seconds; longer: 400
+        delay_max_secs: u32 = 900, "delay_max", Count(0..=1_209_600);
+        /// Shortest time to live of a claim, seconds; shorter: 400
+        claim_ttl_min_secs: u32 = 1, "claim_ttl_min", Count(1..=86_400);
+        /// Longest time to live of a claim, and longest delay of a release, seconds; longer: 400
+        claim_ttl_max_secs: u32 = 43_200, "claim_ttl_max", Count(1..=86_400);
 
         in Times, OnReload:
         /// How long a protobuf message may take to arrive, once it has begun; beyond: the operation ends with
@@ -55,6 +61,9 @@ settings! {
         marker_wait: Duration = Duration::from_millis(100), "marker_wait", Duration(0..=LONGEST_MS);
         /// Bytes that one fetch reads from a partition, rounded up to whole batches
         fetch_bytes: usize = 512 << 10, "fetch_bytes", Bytes(1..=GIB);
+        /// Most messages that an operation may have claimed and not settled, and most messages whose claims are over and
+        /// that it remembers; each takes at most 256 bytes, in claims of 100 messages at most 4
+        claim_window: u32 = 65_536, "claim_window", Count(1..=1 << 24);
 
         in Memory, AtStart:
         // A client only claims the length of a message, and thousands of connections can claim at once.
@@ -80,6 +89,11 @@ impl Settings {
     /// Returns the shortest and the longest TTL of a message, in seconds.
     pub fn ttl_secs(&self) -> (u32, u32) {
         (self.ttl_min_secs, self.ttl_max_secs)
+    }
+
+    /// Returns the shortest and the longest TTL of a claim, in seconds.
+    pub fn claim_ttl_secs(&self) -> (u32, u32) {
+        (self.claim_ttl_min_secs, self.claim_ttl_max_secs)
     }
 
     /// Returns the limits of protobuf messages: their length, and their memory until they are complete.

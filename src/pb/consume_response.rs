@@ -21,8 +21,10 @@ const ID_TAG: u8 = 2 << 3 | BYTES;
 const TTL_TAG: u8 = 3 << 3 | VARINT;
 const AGE_TAG: u8 = 4 << 3 | VARINT;
 const PAYLOAD_TAG: u8 = 6 << 3 | BYTES;
-/// The two-byte tag of field 101, varint.
+/// The two-byte tags of fields 101 to 103, varints.
 const TIMESTAMP_TAG: [u8; 2] = [0xa8, 0x06];
+const DELAY_TAG: [u8; 2] = [0xb0, 0x06];
+const CLAIM_COUNT_TAG: [u8; 2] = [0xb8, 0x06];
 
 /// The most bytes in front of a payload: the message's own tag and length, the tag and length of the id,
 /// partition and point, 16 digits of the offset, TTL and age with at most six bytes each, the payload's tag
@@ -38,9 +40,9 @@ pub struct MessageTemplate {
     /// The encoded TTL and age.
     meta: [u8; 12],
     meta_length: u8,
-    /// The time when the batch was stored.
-    time: [u8; 12],
-    time_length: u8,
+    /// The time when the batch was stored, and the delay and the claim count if there are any.
+    tail: [u8; 12 + 7 + 7],
+    tail_length: u8,
 }
 
 fn hex_length(value: u64) -> usize {
@@ -56,8 +58,8 @@ impl MessageTemplate {
             partition_length: hex_length(u64::from(partition.0)) as u8 + 1,
             meta: [0; 12],
             meta_length: 0,
-            time: [0; 12],
-            time_length: 0,
+            tail: [0; 26],
+            tail_length: 0,
         };
         // Cannot fail: any u16 in hexadecimal and the point fit into five bytes.
         let _ = write!(&mut template.partition[..], "{:x}.", partition.0);
@@ -65,9 +67,29 @@ impl MessageTemplate {
         let at = put_varint(u64::from(ttl), &mut template.meta, 1);
         template.meta[at] = AGE_TAG;
         template.meta_length = put_varint(u64::from(age), &mut template.meta, at + 1) as u8;
-        template.time[..2].copy_from_slice(&TIMESTAMP_TAG);
-        template.time_length = put_varint(timestamp.get(), &mut template.time, 2) as u8;
+        template.tail[..2].copy_from_slice(&TIMESTAMP_TAG);
+        template.tail_length = put_varint(timestamp.get(), &mut template.tail, 2) as u8;
         template
+    }
+
+    /// Adds how long claims will not see the messages yet, in seconds.
+    #[cold]
+    #[must_use]
+    pub fn delayed(self, secs: u32) -> Self {
+        self.with(DELAY_TAG, secs)
+    }
+
+    /// Adds how often each of the messages was given out. Comes after [`Self::delayed`].
+    #[must_use]
+    pub fn claimed(self, count: u32) -> Self {
+        self.with(CLAIM_COUNT_TAG, count)
+    }
+
+    fn with(mut self, tag: [u8; 2], value: u32) -> Self {
+        let at = usize::from(self.tail_length);
+        self.tail[at..at + 2].copy_from_slice(&tag);
+        self.tail_length = put_varint(u64::from(value), &mut self.tail, at + 2) as u8;
+        self
     }
 
     /// Returns the length of a message without its tag and length prefix, in bytes.
@@ -82,7 +104,7 @@ impl MessageTemplate {
             + varint_length(payload as u64)
             + payload
             + keyed
-            + usize::from(self.time_length)
+            + usize::from(self.tail_length)
     }
 
     /// Returns the number of bytes that [`Self::encode`] appends for a message.
@@ -121,7 +143,32 @@ impl MessageTemplate {
             write_varint(key.len() as u64, out);
             out.extend_from_slice(key);
         }
-        out.extend_from_slice(&self.time[..usize::from(self.time_length)]);
+        out.extend_from_slice(&self.tail[..usize::from(self.tail_length)]);
+    }
+}
+
+impl MessageTemplate {
+    /// Returns the number of bytes that [`Self::encode_with`] appends for a message.
+    pub fn encoded_length_with(&self, more: &[u8], offset: Offset, record: Record<'_>) -> usize {
+        let body = self.body_length(offset, record) + more.len();
+        1 + varint_length(body as u64) + body
+    }
+
+    /// Appends one entry of `messages`, with `more` encoded fields behind the others. Fields of a pb may come in any
+    /// order.
+    pub fn encode_with(&self, more: &[u8], offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.encode(offset, record, out);
+        if more.is_empty() {
+            return;
+        }
+        // The entry is longer than the template knows, maybe by a byte of its length, too.
+        let body = self.body_length(offset, record);
+        let mut head = [0u8; 6];
+        head[0] = MESSAGES_TAG;
+        let end = put_varint((body + more.len()) as u64, &mut head, 1);
+        out.splice(start..start + 1 + varint_length(body as u64), head[..end].iter().copied());
+        out.extend_from_slice(more);
     }
 }
 
@@ -152,6 +199,8 @@ pub struct ReceivedMessage<'a> {
     /// Whether the queue went back before this message, so that earlier messages may arrive again. The reader
     /// leaves it false: `rewound` belongs to a ConsumeResponse, and the client's session copies it here.
     pub is_rewound: bool,
+    /// How often the message was given out by claims, this time included. 0 outside of a ClaimResponse.
+    pub claim_count: u32,
 }
 
 /// Decodes a ConsumeResponse message by message.
@@ -163,11 +212,11 @@ pub struct ConsumeResponseReader<'a> {
     is_rewound: bool,
 }
 
-fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+pub(super) fn text(bytes: &[u8]) -> Result<&str, Malformed> {
     std::str::from_utf8(bytes).map_err(|_| Malformed("a string that is not UTF-8"))
 }
 
-fn status(bytes: &[u8]) -> Result<Status, Malformed> {
+pub(super) fn status(bytes: &[u8]) -> Result<Status, Malformed> {
     Status::decode(bytes).map_err(|_| Malformed("a bad Status"))
 }
 
@@ -188,7 +237,7 @@ impl<'a> ConsumeResponseReader<'a> {
                 }
                 2 => {
                     expect(wire_type, BYTES)?;
-                    return Self::message(Reader(self.reader.bytes()?)).map(Some);
+                    return message(Reader(self.reader.bytes()?)).map(Some);
                 }
                 104 => {
                     expect(wire_type, VARINT)?;
@@ -218,51 +267,56 @@ impl<'a> ConsumeResponseReader<'a> {
     pub fn is_rewound(&self) -> bool {
         self.is_rewound
     }
+}
 
-    #[inline]
-    fn message(mut reader: Reader<'a>) -> Result<ReceivedMessage<'a>, Malformed> {
-        let mut message = ReceivedMessage::default();
-        while let Some((field, wire_type)) = reader.tag()? {
-            match field {
-                1 => {
-                    expect(wire_type, BYTES)?;
-                    message.marker = Some(text(reader.bytes()?)?);
-                }
-                2 => {
-                    expect(wire_type, BYTES)?;
-                    message.id = text(reader.bytes()?)?;
-                }
-                3 => {
-                    expect(wire_type, VARINT)?;
-                    message.ttl = reader.varint()? as u32;
-                }
-                4 => {
-                    expect(wire_type, VARINT)?;
-                    message.age = reader.varint()? as u32;
-                }
-                6 => {
-                    expect(wire_type, BYTES)?;
-                    message.payload = Some(reader.bytes()?);
-                }
-                100 => {
-                    expect(wire_type, BYTES)?;
-                    message.key = Some(reader.bytes()?);
-                }
-                101 => {
-                    expect(wire_type, VARINT)?;
-                    message.timestamp_ms = Some(reader.varint()? as i64);
-                }
-                _ => reader.skip(wire_type)?,
+/// Decodes one entry of `messages`.
+#[inline]
+pub(super) fn message(mut reader: Reader<'_>) -> Result<ReceivedMessage<'_>, Malformed> {
+    let mut message = ReceivedMessage::default();
+    while let Some((field, wire_type)) = reader.tag()? {
+        match field {
+            1 => {
+                expect(wire_type, BYTES)?;
+                message.marker = Some(text(reader.bytes()?)?);
             }
+            2 => {
+                expect(wire_type, BYTES)?;
+                message.id = text(reader.bytes()?)?;
+            }
+            3 => {
+                expect(wire_type, VARINT)?;
+                message.ttl = reader.varint()? as u32;
+            }
+            4 => {
+                expect(wire_type, VARINT)?;
+                message.age = reader.varint()? as u32;
+            }
+            6 => {
+                expect(wire_type, BYTES)?;
+                message.payload = Some(reader.bytes()?);
+            }
+            100 => {
+                expect(wire_type, BYTES)?;
+                message.key = Some(reader.bytes()?);
+            }
+            101 => {
+                expect(wire_type, VARINT)?;
+                message.timestamp_ms = Some(reader.varint()? as i64);
+            }
+            103 => {
+                expect(wire_type, VARINT)?;
+                message.claim_count = reader.varint()? as u32;
+            }
+            _ => reader.skip(wire_type)?,
         }
-        Ok(message)
     }
+    Ok(message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pb::ConsumeResponse;
+    use crate::pb::{Claim, ConsumeResponse};
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -270,15 +324,20 @@ mod tests {
         let offset = prop_oneof![0u64..40, any::<u64>()];
         let payload = proptest::collection::vec(any::<u8>(), 0..200);
         let key = prop_oneof![Just(None), proptest::collection::vec(any::<u8>(), 1..200).prop_map(Some)];
-        let message = (any::<u16>(), offset, any::<u32>(), any::<u32>(), payload, key, 0i64..i64::MAX)
-            .prop_map(|(partition, offset, ttl, age, payload, key, timestamp_ms)| MessageAndMetadata {
-                id: Some(format!("{partition:x}.{offset:x}")),
-                ttl: Some(ttl),
-                age: Some(age),
-                payload: Some(Bytes::from(payload)),
-                key: key.map(Bytes::from),
-                timestamp_ms: Some(timestamp_ms),
-                ..Default::default()
+        let more = (any::<Option<u32>>(), any::<Option<u32>>());
+        let message = (any::<u16>(), offset, any::<u32>(), any::<u32>(), payload, key, 0i64..i64::MAX, more)
+            .prop_map(|(partition, offset, ttl, age, payload, key, timestamp_ms, (delay, claim_count))| {
+                MessageAndMetadata {
+                    delay,
+                    claim_count,
+                    id: Some(format!("{partition:x}.{offset:x}")),
+                    ttl: Some(ttl),
+                    age: Some(age),
+                    payload: Some(Bytes::from(payload)),
+                    key: key.map(Bytes::from),
+                    timestamp_ms: Some(timestamp_ms),
+                    ..Default::default()
+                }
             });
         proptest::collection::vec(message, 0..6)
     }
@@ -292,10 +351,21 @@ mod tests {
                 let (partition, offset) = message.id().split_once('.').unwrap();
                 let partition = Partition(u16::from_str_radix(partition, 16).unwrap());
                 let offset = Offset(u64::from_str_radix(offset, 16).unwrap());
-                let template = MessageTemplate::new(partition, message.ttl(), message.age(), UnixMillis::new(message.timestamp_ms() as u64));
+                let mut template = MessageTemplate::new(partition, message.ttl(), message.age(), UnixMillis::new(message.timestamp_ms() as u64));
+                template = message.delay.into_iter().fold(template, MessageTemplate::delayed);
+                template = message.claim_count.into_iter().fold(template, MessageTemplate::claimed);
                 let record = Record { key: message.key(), payload: message.payload() };
                 length += template.encoded_length(offset, record);
                 template.encode(offset, record, &mut ours);
+                // The same with a claim, which comes behind the other fields.
+                let claim = Claim { ttl: Some(message.age()), ..Claim::default() };
+                let more = MessageAndMetadata { claim: Some(claim.clone()), ..MessageAndMetadata::default() };
+                let (more, mut with) = (more.encode_to_vec(), Vec::new());
+                template.encode_with(&more, offset, record, &mut with);
+                prop_assert_eq!(template.encoded_length_with(&more, offset, record), with.len());
+                let decoded = ConsumeResponse::decode(&with[..]).unwrap();
+                let expected = MessageAndMetadata { claim: Some(claim), ..message.clone() };
+                prop_assert_eq!(decoded.messages, vec![expected]);
             }
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, ConsumeResponse { messages, ..ConsumeResponse::default() }.encode_to_vec());

@@ -1,12 +1,20 @@
-//! Hand-written coder of `ProduceRequest { ttl = 1, payloads = 2, keys = 100 }`.
+//! Hand-written coder of `ProduceRequest { ttl = 1, payloads = 2, keys = 100, delay = 101, token = 102 }`.
 
 use super::wire::{
     BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
 };
 use crate::base::batch::Record;
 
+/// The number of the field `delay`.
+const DELAY: u32 = 101;
+/// The two-byte tag of `delay` (field 101, varint).
+const DELAY_TAG: [u8; 2] = [0xa8, 0x06];
+
 /// The number of the field `token`.
 const TOKEN: u32 = 102;
+
+/// The result for a request that carries a delay: [`decode_delayed_request`] decodes it.
+pub const WITH_DELAY: Malformed = Malformed("delay");
 
 /// The result for a request that carries a token: if there is nothing else in it, [`lone_token`] returns the token.
 pub const WITH_TOKEN: Malformed = Malformed("token: a request with a token carries nothing else");
@@ -31,8 +39,8 @@ pub enum ProduceField<'a> {
     Key(&'a [u8]),
 }
 
-/// Decodes a ProduceRequest without a token. Calls `each` with every payload and key, in order. With a token, returns
-/// [`WITH_TOKEN`]: a check for it in the loop would cost every message.
+/// Decodes a ProduceRequest without a delay or a token. Calls `each` with every payload and key, in order. Returns
+/// [`WITH_DELAY`] or [`WITH_TOKEN`] if it has one: to keep them in the loop would cost every message.
 #[inline]
 pub fn decode_produce_request<'a>(
     bytes: &'a [u8],
@@ -66,11 +74,43 @@ pub fn decode_produce_request<'a>(
 /// Skips a field that the decoder above does not know. Returns the reader behind it.
 #[cold]
 fn other_field(mut reader: Reader<'_>, field: u32, wire_type: u8) -> Result<Reader<'_>, Malformed> {
-    if field != TOKEN {
-        return reader.skip(wire_type).map(|()| reader);
+    match field {
+        DELAY => expect(wire_type, VARINT).and(Err(WITH_DELAY)),
+        TOKEN => expect(wire_type, BYTES).and(Err(WITH_TOKEN)),
+        _ => reader.skip(wire_type).map(|()| reader),
     }
-    expect(wire_type, BYTES)?;
-    Err(WITH_TOKEN)
+}
+
+/// Decodes a ProduceRequest that may have a delay. Otherwise like [`decode_produce_request`]. Returns the delay, too, in
+/// seconds; 0 if there is none.
+#[cold]
+pub fn decode_delayed_request<'a>(
+    bytes: &'a [u8],
+    mut each: impl FnMut(ProduceField<'a>),
+) -> Result<(ProduceRequestHead, u32), Malformed> {
+    let mut reader = Reader(bytes);
+    let (mut head, mut delay) = (ProduceRequestHead::default(), 0);
+    while let Some((field, wire_type)) = reader.tag()? {
+        let wanted = if matches!(field, 1 | DELAY) { VARINT } else { BYTES };
+        if matches!(field, 1 | 2 | 100 | DELAY | TOKEN) {
+            expect(wire_type, wanted)?;
+        }
+        match field {
+            1 => head.ttl = Some(reader.varint()? as u32),
+            2 => {
+                each(ProduceField::Payload(reader.bytes()?));
+                head.payloads += 1;
+            }
+            100 => {
+                each(ProduceField::Key(reader.bytes()?));
+                head.keys += 1;
+            }
+            DELAY => delay = reader.varint()? as u32,
+            TOKEN => return Err(WITH_TOKEN),
+            _ => reader.skip(wire_type)?,
+        }
+    }
+    Ok((head, delay))
 }
 
 /// Returns the token of a ProduceRequest that carries nothing else that a ProduceRequest may carry.
@@ -80,7 +120,7 @@ pub fn lone_token(bytes: &[u8]) -> Option<&str> {
     let mut token = None;
     while let Some((field, wire_type)) = reader.tag().ok()? {
         match field {
-            1 | 2 | 100 => return None,
+            1 | 2 | 100 | DELAY => return None,
             TOKEN => token = Some(std::str::from_utf8(reader.bytes().ok()?).ok()?),
             _ => reader.skip(wire_type).ok()?,
         }
@@ -97,9 +137,10 @@ pub fn first_ttl(bytes: &[u8]) -> Option<u32> {
 }
 
 /// Appends a ProduceRequest with its length prefix and returns how many bytes that took. Writes keys only if
-/// at least one message has one.
+/// at least one message has one. TTL and delay are in seconds.
 pub fn encode_produce_request<'a>(
     ttl: u32,
+    delay: Option<u32>,
     records: impl Iterator<Item = Record<'a>> + Clone,
     out: &mut Vec<u8>,
 ) -> usize {
@@ -110,6 +151,7 @@ pub fn encode_produce_request<'a>(
         has_keys |= !key.is_empty();
     }
     body += if has_keys { keys } else { 0 };
+    body += delay.map_or(0, |delay| DELAY_TAG.len() + varint_length(u64::from(delay)));
     let length = 1 + varint_length(u64::from(ttl)) + body;
     let total = varint_length(length as u64) + length;
     out.reserve(total);
@@ -127,6 +169,10 @@ pub fn encode_produce_request<'a>(
         out.extend_from_slice(&KEY_TAG);
         write_varint(key.len() as u64, out);
         out.extend_from_slice(key);
+    }
+    if let Some(delay) = delay {
+        out.extend_from_slice(&DELAY_TAG);
+        write_varint(u64::from(delay), out);
     }
     total
 }
@@ -147,6 +193,7 @@ mod tests {
             6 => bytes.clone().prop_map(|b| [&[0x12, b.len() as u8][..], &b].concat()),
             2 => any::<u32>().prop_map(|ttl| { let mut out = vec![8]; write_varint(ttl.into(), &mut out); out }),
             1 => bytes.clone().prop_map(|b| [&[0xa2, 0x06, b.len() as u8][..], &b].concat()),
+            1 => any::<u32>().prop_map(|delay| { let mut out = vec![0xa8, 0x06]; write_varint(delay.into(), &mut out); out }),
             1 => (number, 0u64..6, bytes).prop_filter("groups are refused", |(_, wire, _)| !matches!(wire, 3 | 4))
                 .prop_map(|(number, wire, b)| {
                     let mut out = Vec::new();
@@ -162,18 +209,26 @@ mod tests {
         fn decoding_matches_prost(fields in proptest::collection::vec(field(), 0..8)) {
             let bytes = fields.concat();
             let (mut payloads, mut keys) = (Vec::new(), Vec::new());
-            let ours = decode_produce_request(&bytes, |field| match field {
+            let mut ours = decode_produce_request(&bytes, |field| match field {
                 ProduceField::Payload(payload) => payloads.push(payload.to_vec()),
                 ProduceField::Key(key) => keys.push(key.to_vec()),
-            });
+            })
+            .map(|head| (head, 0));
+            if ours == Err(WITH_DELAY) {
+                (payloads, keys) = (Vec::new(), Vec::new());
+                ours = decode_delayed_request(&bytes, |field| match field {
+                    ProduceField::Payload(payload) => payloads.push(payload.to_vec()),
+                    ProduceField::Key(key) => keys.push(key.to_vec()),
+                });
+            }
             match ProduceRequest::decode(Bytes::from(bytes.clone())) {
                 // The garbage of a field may contain a group, which prost skips and our decoder refuses.
                 Err(_) => prop_assert!(ours.is_err()),
                 Ok(_) if ours == Err(Malformed("a group or an unknown wire type")) => {}
                 Ok(oracle) if oracle.token.is_some() => prop_assert_eq!(ours, Err(WITH_TOKEN)),
                 Ok(oracle) => {
-                    let ours = ours.unwrap();
-                    prop_assert_eq!(ours.ttl, oracle.ttl);
+                    let (ours, delay) = ours.unwrap();
+                    prop_assert_eq!((ours.ttl, delay), (oracle.ttl, oracle.delay.unwrap_or(0)));
                     prop_assert_eq!(ours.keys as usize, keys.len());
                     prop_assert_eq!(keys, oracle.keys);
                     prop_assert_eq!(ours.payloads as usize, payloads.len());
@@ -185,17 +240,18 @@ mod tests {
         #[test]
         fn encoding_matches_prost(
             ttl in any::<u32>(),
+            delay in proptest::option::of(any::<u32>()),
             messages in proptest::collection::vec(
                 (prop_oneof![Just(vec![]), proptest::collection::vec(any::<u8>(), 0..200)],
                  proptest::collection::vec(any::<u8>(), 0..300)), 0..5),
         ) {
             let mut ours = Vec::new();
             let records = messages.iter().map(|(key, payload)| Record { key, payload });
-            let length = encode_produce_request(ttl, records, &mut ours);
+            let length = encode_produce_request(ttl, delay, records, &mut ours);
             let (keys, payloads): (Vec<_>, Vec<_>) =
                 messages.into_iter().map(|(key, payload)| (Bytes::from(key), Bytes::from(payload))).unzip();
             let keys = if keys.iter().all(Bytes::is_empty) { vec![] } else { keys };
-            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, token: None };
+            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, delay, token: None };
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, oracle.encode_length_delimited_to_vec());
         }

@@ -9,12 +9,14 @@
 //! | `manager` | what the process tells its service manager |
 //! | `children` | commands that are run and killed |
 //! | `command` | runs a command that prints a token |
+//! | `feed` | runs a command that gets bytes on its standard input |
 //! | `watcher` | notices changes of files |
 //! | `abort` | aborts the process if a thread panics |
 
 mod abort;
 pub(crate) mod children;
 pub(crate) mod command;
+pub(crate) mod feed;
 pub(crate) mod heap;
 pub(crate) mod inherited;
 pub(crate) mod logging;

@@ -4,7 +4,7 @@ use super::axis::count;
 use super::compared::Compared;
 use crate::base::clock::rfc3339;
 use crate::latency::{Stage, Unit, time};
-use crate::load::{Fairness, Figures, Knee, Verdict};
+use crate::load::{ClaimFigures, Fairness, Figures, Knee, Verdict};
 
 /// A table: its head, and rows with as many cells.
 #[derive(Clone, Debug)]
@@ -127,8 +127,13 @@ pub(super) fn loads(all: &[Compared]) -> Table {
         let figures = one.figures();
         let mode = format!("{:?}", figures.mode).to_lowercase();
         let mut load = format!(
-            "{mode}, {} B, {} per request, {} producers, {} consumers, {} queues",
-            figures.size, figures.batch, figures.producers, figures.consumers, figures.queues
+            "{mode}, {} B, {} per request, {} producers, {} {}, {} queues",
+            figures.size,
+            figures.batch,
+            figures.producers,
+            figures.consumers,
+            if figures.claims.is_some() { "workers" } else { "consumers" },
+            figures.queues
         );
         for (number, what) in
             [(figures.keys, "keys"), (figures.idle, "idle connections"), (figures.stalled, "stalled readers")]
@@ -149,6 +154,17 @@ pub(super) fn loads(all: &[Compared]) -> Table {
             }
         }
         let Verdict { received, lost, repeated_or_out_of_order, foreign, .. } = figures.verified;
+        let claims = figures.claims.map_or(String::new(), |claims| {
+            let ClaimFigures { settled, settle_latency, confirmed, twice, again, expired, .. } = claims;
+            let until = if confirmed { "confirmed" } else { "sent" };
+            let latency = settle_latency.map_or(String::new(), |latency| {
+                format!(" (p50 {}, p99 {} from the claim until it was {until})", time(latency.p50), time(latency.p99))
+            });
+            format!(
+                ", {settled} acknowledged by workers{latency}, {twice} at two workers at once, {again} claimed again after \
+                 their acknowledgement, {expired} not acknowledged in time"
+            )
+        });
         let sound = if figures.is_sound() { "sound" } else { "NOT SOUND" };
         let sustained = match figures {
             Figures { interrupted: true, .. } => "; interrupted",
@@ -162,7 +178,7 @@ pub(super) fn loads(all: &[Compared]) -> Table {
             format!("{} × {:.0} s", one.file.runs.len(), figures.measured_seconds),
             format!(
                 "{sound}: {} acknowledged, {received} received, {} missing, {lost} lost, {repeated_or_out_of_order} repeated or out of \
-                 order, {foreign} foreign, {} refused{sustained}",
+                 order, {foreign} foreign, {} refused{claims}{sustained}",
                 figures.acknowledged, figures.missing, figures.refused
             ),
         ]

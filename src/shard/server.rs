@@ -34,7 +34,7 @@ use crate::process::AbortOnPanic;
 use crate::store::kafka::{self, Cluster, Kafka, News};
 use crate::store::log::{self, DataDir, DirectoryLock, Log, OsDirectory};
 use crate::store::memory::{self, Memory};
-use crate::store::{Store, StoreKind};
+use crate::store::{Ledgers, Store, StoreKind};
 use crate::tls::files::Loaded;
 
 /// How long to wait before a full inbox gets the request to drain again.
@@ -270,10 +270,10 @@ impl Server {
                     Stores::Log { dir, directory, config, _lock } => {
                         let files = Files::new(directory, wake);
                         let store = Log::new(dir, files, part.number, part.shards, &config);
-                        part.run(store).await
+                        part.run(Ledgers::new(store)).await
                     }
                     Stores::Memory(memory::Settings { bytes, when_full }, incarnation) => {
-                        part.run(Memory::new(bytes / count, when_full, incarnation)).await
+                        part.run(Ledgers::new(Memory::new(bytes / count, when_full, incarnation))).await
                     }
                     Stores::Kafka(cluster, kafka, bounds) => {
                         let news = Arc::new(News::new(wake));

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Completion, Request, Store, Stream};
+use super::{Completion, NO_CLAIMS, Request, StateKeeping, Store, Stream};
 use crate::base::batch::{Batch, BatchBuilder, StoredBatch};
+use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::{Millis, UnixMillis};
@@ -27,6 +28,11 @@ pub(super) trait Lab {
 
     /// Returns a queue that no other test uses.
     fn queue(&self) -> (QueueId, QueueName);
+
+    /// Ends the store without a stop, and starts it again. Returns `None` if it then has nothing.
+    fn reopen(&self, _store: Self::Store) -> Option<Self::Store> {
+        None
+    }
 
     /// Returns whether the store keeps a catalogue of its queues.
     fn has_catalogue(&self) -> bool {
@@ -131,8 +137,42 @@ impl<'a, L: Lab> Trial<'a, L> {
             from,
             bytes_max: 1 << 20,
             exclude,
+            view: View::Unclaimed,
             wait,
         })
+    }
+
+    /// Reads everything that is stored, expired or not.
+    fn read_stored(&mut self, partition: Partition) -> Vec<StoredBatch> {
+        let (mut batches, mut from, partition) = (Vec::new(), Offset::ZERO, self.key(partition));
+        loop {
+            let token = self.submit("fetch", |token| Request::Fetch {
+                token,
+                partition,
+                from,
+                bytes_max: 1 << 20,
+                exclude: None,
+                view: View::Stored,
+                wait: false,
+            });
+            let (more, next, at_end) = self.fetched(token);
+            batches.extend(more);
+            from = next;
+            if at_end {
+                return batches;
+            }
+        }
+    }
+
+    /// Ends the store without a stop, and starts it again. Returns false if it then has nothing.
+    fn reopen(&mut self) -> bool {
+        let store = std::mem::replace(&mut self.store, self.lab.store());
+        match self.lab.reopen(store) {
+            Some(store) => self.store = store,
+            None => return false,
+        }
+        self.open.clear();
+        true
     }
 
     fn cancel(&mut self, token: u64, partition: Partition) {
@@ -268,6 +308,129 @@ pub(super) fn run<L: Lab>(lab: &L) {
     cancelled_fetches_leave_nothing_behind(lab);
     the_byte_limit_ends_a_fetch_between_batches(lab);
     many_batches_are_returned_complete_and_in_order(lab);
+    if L::Store::STATE == StateKeeping::None {
+        a_store_without_claims_refuses_delays(lab);
+    } else {
+        hidden_partitions_take_state_and_give_it_back(lab);
+        a_release_takes_nothing_that_is_not_below_it(lab);
+        pinned_messages_stay_after_they_have_expired(lab);
+        expired_messages_are_read_if_the_view_has_them(lab);
+        a_delay_is_kept_with_its_messages(lab);
+    }
+}
+
+fn a_store_without_claims_refuses_delays<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let refused = trial.append(Partition(0), batch(1, 60, &[b"late"]).delayed(5));
+    let next = trial.append(Partition(0), batch(1, 60, &[b"next"]));
+    let mut faults = HashMap::new();
+    while faults.len() < 2 {
+        for completion in trial.completions() {
+            let Completion::Appended { token, result } = completion else { panic!("{completion:?}") };
+            faults.insert(token, result.unwrap_err());
+        }
+        assert!(faults.len() == 2 || trial.wait(), "{:?}", trial.open);
+    }
+    assert_eq!(faults[&refused], StoreFault::Unsupported(NO_CLAIMS));
+    assert_eq!(faults[&next], StoreFault::Fenced, "it is of the same stream");
+}
+
+fn hidden_partitions_take_state_and_give_it_back<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let (data, hidden) = (Partition(1), Partition(1).state());
+    for note in 0..5u8 {
+        trial.store(data, 1, &[b"message"]);
+        let token = trial.append(hidden, batch(0, u32::MAX, &[&[note]]));
+        assert_eq!(trial.appended(token).start, Offset(note.into()), "notes are counted on their own");
+    }
+    let notes: Vec<Vec<u8>> = (0..5).map(|note| vec![note]).collect();
+    assert_eq!(payloads(&trial.read_stored(hidden)), notes);
+    assert_eq!(trial.read_to_end(data, Offset(0)).0.len(), 5);
+    assert_eq!(trial.store.poll_stateful(), None, "nothing is from an earlier run");
+    if !trial.reopen() {
+        return;
+    }
+    assert_eq!(trial.store.poll_stateful(), None, "its queue is not open");
+    trial.open_queue(trial.name.clone(), None).unwrap();
+    assert_eq!(trial.store.poll_stateful(), Some(trial.key(data)));
+    assert_eq!(trial.store.poll_stateful(), None, "each once");
+    assert_eq!(payloads(&trial.read_stored(hidden)), notes);
+    // What an earlier run holds stays whole until the first pin.
+    trial.at(10_000);
+    for _ in 0..3 {
+        trial.store.handle_tick(trial.now);
+        trial.store.release(trial.key(data), Offset(5));
+    }
+    assert_eq!(trial.read_stored(data).len(), 5);
+    let token = trial.append(hidden, batch(0, u32::MAX, &[&[5]]));
+    assert!(trial.appended(token).start >= Offset(5));
+    assert_eq!(trial.read_stored(hidden).len(), 6);
+}
+
+fn a_release_takes_nothing_that_is_not_below_it<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    for number in 0..10u8 {
+        trial.store(Partition(0), 1, &[&[number], &[number]]);
+        trial.store(Partition(1), 1, &[&[number]]);
+    }
+    trial.store.release(trial.key(Partition(0)), Offset(7));
+    trial.store.release(trial.key(Partition(0)), Offset(2));
+    trial.store.handle_tick(trial.now);
+    let left: Vec<Offset> = trial.read_stored(Partition(0)).iter().map(|stored| stored.base_offset).collect();
+    assert!(left.ends_with(&[6, 8, 10, 12, 14, 16, 18].map(Offset)), "{left:?}");
+    assert_eq!(trial.read_stored(Partition(1)).len(), 10);
+    trial.store.release(trial.key(Partition(0)), Offset(20));
+    trial.store.handle_tick(trial.now);
+    assert_eq!(trial.store(Partition(0), 1, &[b"next"]), Offset(20)..Offset(21));
+    assert_eq!(payloads(&trial.read_stored(Partition(0))).last().unwrap(), b"next");
+    let counters = trial.store.counters();
+    assert_eq!((counters.expired, counters.dropped), (0, 0), "released messages are neither");
+}
+
+fn pinned_messages_stay_after_they_have_expired<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    for number in 0..4u8 {
+        let token = trial.append(Partition(0), batch(1, 60, &[&[number], &[number]]));
+        trial.appended(token);
+    }
+    trial.store.pin(trial.key(Partition(0)), vec![Offset(3)..Offset(4), Offset(6)..Offset(8)]);
+    trial.at(500);
+    for _ in 0..3 {
+        trial.store.handle_tick(trial.now);
+    }
+    let left: Vec<u64> = trial.read_stored(Partition(0)).iter().map(|stored| stored.base_offset.0).collect();
+    assert!(left.contains(&2) && left.contains(&6), "{left:?}");
+    assert_eq!(trial.read_to_end(Partition(0), Offset(0)).0.len(), 0, "they have expired for other readers");
+}
+
+fn expired_messages_are_read_if_the_view_has_them<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    for (ttl, payload) in [(60, &b"short"[..]), (1000, b"long")] {
+        let token = trial.append(Partition(0), batch(1, ttl, &[payload]));
+        trial.appended(token);
+    }
+    trial.store.pin(trial.key(Partition(0)), vec![Offset(0)..Offset(1)]);
+    trial.at(500);
+    assert_eq!(payloads(&trial.read_stored(Partition(0))), [&b"short"[..], b"long"]);
+    assert_eq!(payloads(&trial.read_to_end(Partition(0), Offset(0)).0), [b"long"]);
+}
+
+fn a_delay_is_kept_with_its_messages<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    trial.store(Partition(0), 1, &[b"now"]);
+    let late = trial.append(Partition(0), batch(1, 1000, &[b"late", b"later"]).delayed(30));
+    trial.appended(late);
+    let check = |trial: &mut Trial<'_, L>| {
+        let read = trial.read_to_end(Partition(0), Offset(0)).0;
+        let delays: Vec<(u32, u32)> =
+            read.iter().map(|stored| (stored.batch.count(), stored.batch.delay_secs())).collect();
+        assert_eq!(delays, [(1, 0), (2, 30)], "a delay hides nothing from readers");
+    };
+    check(&mut trial);
+    if trial.reopen() {
+        trial.open_queue(trial.name.clone(), None).unwrap();
+        check(&mut trial);
+    }
 }
 
 fn a_queue_is_not_created_without_permission<L: Lab>(lab: &L) {
@@ -290,6 +453,9 @@ fn a_deleted_queue_does_not_exist_and_another_takes_its_name<L: Lab>(lab: &L) {
         Completion::Appended { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Fetched { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Resolved { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Claimed { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Watched { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Settled { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Opened { .. } | Completion::Deleted { .. } => false,
     };
     let told = trial.completion_of(parked);

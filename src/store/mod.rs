@@ -10,8 +10,10 @@
 //! | `log/` | the embedded log |
 //! | `memory/` | messages only in memory |
 //! | `kafka/` | a Kafka cluster |
+//! | `claims/` | claims on any of these |
 //! | `settings` | the choice of the store, and the settings of all three |
 //! | `fence` | rejects the later appends of a stream after a failed one |
+//! | `fetch` | a fetch, as the stores keep it |
 //! | `window` | a part of a partition in memory |
 //! | `read` | reads from a window for a fetch |
 //! | `waiting` | waiting fetches |
@@ -19,8 +21,10 @@
 //! | `cost` | the cost of a batch in memory |
 //! | `conformance` | the tests that every store must pass |
 
+pub mod claims;
 mod cost;
 mod fence;
+mod fetch;
 pub mod kafka;
 pub mod log;
 pub mod memory;
@@ -33,6 +37,7 @@ mod window;
 #[cfg(test)]
 mod conformance;
 
+pub use claims::Ledgers;
 pub use fence::Fence;
 pub use memory::Memory;
 pub use settings::{Settings, StoreKind};
@@ -44,8 +49,9 @@ use std::sync::Arc;
 
 use crate::access::Tenants;
 use crate::base::batch::{Batch, Fetched};
+use crate::base::claim::{Grant, Leaving, Lost, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
-use crate::base::error::StoreFault;
+use crate::base::error::{NO_CLAIMS, StoreFault};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, FullName};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
@@ -69,6 +75,10 @@ pub trait Asker {
     type Resolve: Copy + Debug;
     /// The token of [`Request::Delete`].
     type Delete: Copy + Debug;
+    /// The token of [`Request::Claim`] and [`Request::Watch`].
+    type Claim: Copy + Debug;
+    /// The token of [`Request::Settle`].
+    type Settle: Copy + Debug;
 }
 
 /// Numbers as tokens, for tests and benches.
@@ -78,6 +88,8 @@ impl Asker for u64 {
     type Fetch = Self;
     type Resolve = Self;
     type Delete = Self;
+    type Claim = Self;
+    type Settle = Self;
 }
 
 /// A request to a store.
@@ -120,6 +132,8 @@ pub enum Request<T: Asker> {
         bytes_max: usize,
         /// Leave out messages that this client stored.
         exclude: Option<ClientId>,
+        /// Which messages the reader sees.
+        view: View,
         /// Whether to wait until a message is stored, if there is none. Otherwise the fetch completes at
         /// once.
         wait: bool,
@@ -139,6 +153,54 @@ pub enum Request<T: Asker> {
         token: T::Delete,
         /// The project and the name of the queue.
         name: FullName,
+    },
+    /// Lease messages that can be claimed now. Completes without a grant if there are none: then
+    /// [`Request::Watch`] tells when there may be some.
+    Claim {
+        /// Returned with the completion.
+        token: T::Claim,
+        /// The operation that claims.
+        worker: Worker,
+        /// The partition to claim from.
+        partition: PartitionKey,
+        /// The terms of the lease.
+        terms: Terms,
+        /// The most messages, at least 1.
+        messages_max: u32,
+        /// The size in bytes at which no further message is added.
+        bytes_max: usize,
+    },
+    /// Complete when the worker may find messages to claim. Workers are told in the order in which they asked,
+    /// only as many as the messages suffice for. The worker must then claim or [leave](Request::Leave), since
+    /// others wait for that.
+    Watch {
+        /// Returned with the completion.
+        token: T::Claim,
+        /// The operation that waits.
+        worker: Worker,
+        /// The partition to watch.
+        partition: PartitionKey,
+        /// The most messages that the worker would claim, at least 1.
+        wanted: u32,
+    },
+    /// Settle leased messages.
+    Settle {
+        /// Returned with the completion.
+        token: T::Settle,
+        /// The partition of the messages.
+        partition: PartitionKey,
+        /// What happens to which messages, in order.
+        settlements: Vec<Settlement>,
+    },
+    /// A worker claims nothing more of a partition. Its `Watch` and its `Claim`s complete without a grant, and all
+    /// its leases there are treated as `leaving` says. Has no completion of its own.
+    Leave {
+        /// The operation that leaves.
+        worker: Worker,
+        /// The partition.
+        partition: PartitionKey,
+        /// What happens to its leases.
+        leaving: Leaving,
     },
     /// Complete a waiting fetch now, without messages. Has no completion of its own.
     Cancel {
@@ -181,6 +243,27 @@ pub enum Completion<T: Asker> {
         /// The offset of the position.
         result: Result<Offset, StoreFault>,
     },
+    /// The completion of `Claim`. The lease is as durable as the store promises.
+    Claimed {
+        /// The token of the request.
+        token: T::Claim,
+        /// The lease, or `None` if there is nothing to claim now.
+        result: Result<Option<Grant>, StoreFault>,
+    },
+    /// The completion of `Watch`.
+    Watched {
+        /// The token of the request.
+        token: T::Claim,
+        /// Why the partition cannot be watched, if so.
+        result: Result<(), StoreFault>,
+    },
+    /// The completion of `Settle`. The settlements are as durable as the store promises.
+    Settled {
+        /// The token of the request.
+        token: T::Settle,
+        /// The messages whose settlement came too late.
+        result: Result<Vec<Lost>, StoreFault>,
+    },
     /// The completion of `Delete`. On success the deletion is as durable as the store promises, and every
     /// shard's store must [forget](Store::forget) the queue. A failure means that the queue exists as before, even
     /// after a restart. Once a deletion may have reached the disk, it does not fail: the store repeats it until it
@@ -206,6 +289,18 @@ pub enum StoreEvent {
     },
 }
 
+/// How a store can keep the state of claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateKeeping {
+    /// It cannot.
+    None,
+    /// The state lives as long as the store, as the messages do.
+    Volatile,
+    /// The state is appended to the [hidden partition](Partition::state) of its partition, in order with the
+    /// messages.
+    Durable,
+}
+
 /// Which shard's store takes a partition's appends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
@@ -213,6 +308,20 @@ pub enum Placement {
     Owner,
     /// The store of any shard.
     Anywhere,
+}
+
+impl<T: Asker> Request<T> {
+    /// Returns the completion of a request about claims that a store without claims gets. Returns other requests.
+    pub(in crate::store) fn without_claims(self) -> Result<Option<Completion<T>>, Self> {
+        let fault = StoreFault::Unsupported(NO_CLAIMS);
+        match self {
+            Self::Claim { token, .. } => Ok(Some(Completion::Claimed { token, result: Err(fault) })),
+            Self::Watch { token, .. } => Ok(Some(Completion::Watched { token, result: Err(fault) })),
+            Self::Settle { token, .. } => Ok(Some(Completion::Settled { token, result: Err(fault) })),
+            Self::Leave { .. } => Ok(None),
+            other => Err(other),
+        }
+    }
 }
 
 impl Completion<u64> {
@@ -223,7 +332,10 @@ impl Completion<u64> {
             | Self::Appended { token, .. }
             | Self::Fetched { token, .. }
             | Self::Resolved { token, .. }
-            | Self::Deleted { token, .. } => *token,
+            | Self::Deleted { token, .. }
+            | Self::Claimed { token, .. }
+            | Self::Watched { token, .. }
+            | Self::Settled { token, .. } => *token,
         }
     }
 }
@@ -253,6 +365,31 @@ pub struct StoreCounters {
     pub refused: u64,
     /// Records of other Kafka clients that were too large to serve, counted at each read.
     pub passed_over: u64,
+}
+
+/// Counters of claims, in messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct ClaimCounters {
+    /// Messages that were given out, each time counted.
+    pub granted: u64,
+    /// Messages that were acknowledged.
+    pub acked: u64,
+    /// Messages that were released, or given back by a worker that left.
+    pub released: u64,
+    /// Messages that were rejected.
+    pub rejected: u64,
+    /// Messages whose leases were renewed.
+    pub renewed: u64,
+    /// Messages whose leases ended without a settlement.
+    pub expired: u64,
+    /// Messages whose settlement came too late.
+    pub lost: u64,
+    /// Messages that are leased now.
+    pub held: u64,
+    /// Messages that were given out and are not settled now.
+    pub unsettled: u64,
+    /// When the oldest of these was stored, if known.
+    pub oldest: Option<UnixMillis>,
 }
 
 /// The content of a queue. Expired messages may be included until their space is reused.
@@ -288,6 +425,12 @@ impl QueueSummary {
 pub trait Store<T: Asker> {
     /// Which shard's store takes a partition's appends.
     const APPENDS: Placement = Placement::Owner;
+
+    /// Whether it takes requests about claims.
+    const CLAIMS: bool = false;
+
+    /// How the store can keep the state of claims.
+    const STATE: StateKeeping = StateKeeping::None;
 
     /// Submits a request. Returns it if the store has no room for more requests now.
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>>;
@@ -328,6 +471,23 @@ pub trait Store<T: Asker> {
         Err(StoreFault::NoCatalogue)
     }
 
+    /// Returns a partition with state of claims from an earlier run, each once, after its queue was opened.
+    fn poll_stateful(&mut self) -> Option<PartitionKey> {
+        None
+    }
+
+    /// Returns a partition whose state of claims holds up the release of space. It needs a new snapshot.
+    fn poll_stale_state(&mut self) -> Option<PartitionKey> {
+        None
+    }
+
+    /// Allows the store to release what a partition holds below an offset. Also for a hidden partition.
+    fn release(&mut self, _partition: PartitionKey, _below: Offset) {}
+
+    /// Makes the store keep these messages of a partition although they have expired; ascending. Replaces what
+    /// the last call named. A partition with state from an earlier run is kept whole until the first call.
+    fn pin(&mut self, _partition: PartitionKey, _pinned: Vec<Range<Offset>>) {}
+
     /// Prepares for the next start, after the last request. Must be called until it returns true. If that is
     /// skipped, no message is lost, but the next start takes longer and cannot be certain of that.
     fn handle_stop(&mut self, _now: Now) -> bool {
@@ -351,6 +511,11 @@ pub trait Store<T: Asker> {
     /// Charges the messages that the store holds and will hold to the storage limits of their projects. A
     /// store that does not know how much it holds charges nothing.
     fn count_for(&mut self, _tenants: &Arc<Tenants>) {}
+
+    /// Returns the counters of claims.
+    fn claims(&self) -> ClaimCounters {
+        ClaimCounters::default()
+    }
 
     /// Returns the counters of messages.
     fn counters(&self) -> StoreCounters;

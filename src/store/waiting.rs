@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::window::Fetch;
+use super::fetch::Fetch;
 use crate::base::millis::Millis;
 
 /// Waiting fetches, in order of arrival. Each has an `A` with what its place notes about it.
@@ -109,7 +109,15 @@ mod tests {
         let mut waiting = Waiting::default();
         for token in tokens {
             let (exclude, since) = (None, Millis::new(token));
-            waiting.push(Fetch { token, from: Offset(0), bytes_max: 1, exclude, wait: true, since });
+            waiting.push(Fetch {
+                token,
+                from: Offset(0),
+                bytes_max: 1,
+                exclude,
+                view: Default::default(),
+                wait: true,
+                since,
+            });
         }
         waiting
     }

@@ -3,24 +3,12 @@
 use std::collections::VecDeque;
 
 use super::cost::cost;
+use super::fetch::Fetch;
 use super::read::read;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
-use crate::base::millis::{Millis, UnixMillis};
-use crate::base::names::ClientId;
+use crate::base::millis::UnixMillis;
 use crate::base::units::Offset;
-
-/// A fetch request of a shard.
-#[derive(Clone, Debug)]
-pub(super) struct Fetch<T> {
-    pub token: T,
-    pub from: Offset,
-    pub bytes_max: usize,
-    pub exclude: Option<ClientId>,
-    pub wait: bool,
-    /// When the fetch arrived, by the monotonic clock.
-    pub since: Millis,
-}
 
 /// Corrects the timestamps of batches that were stored while the clock was ahead: none was stored after
 /// `unix`. Timestamps are in order, so this stops at the last batch with a correct timestamp.
@@ -119,6 +107,6 @@ impl Window {
 
     /// Reads the messages for a fetch.
     pub(super) fn read<T>(&self, now: Now, fetch: &Fetch<T>) -> Fetched {
-        read(&self.batches, self.end, now, fetch.from, fetch.bytes_max, fetch.exclude)
+        read(&self.batches, self.end, now, fetch)
     }
 }

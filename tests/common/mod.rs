@@ -580,7 +580,11 @@ pub fn varint(value: u64) -> Vec<u8> {
 }
 
 pub fn append(queue: &str) -> SetupRequest {
-    SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some(queue.into()) }), get: None }
+    SetupRequest {
+        append: Some(ProduceSetupRequest { queue_name: Some(queue.into()) }),
+        get: None,
+        claim: None,
+    }
 }
 
 pub fn get(queue: &str, marker: &str, echo: bool) -> SetupRequest {
@@ -592,6 +596,7 @@ pub fn get(queue: &str, marker: &str, echo: bool) -> SetupRequest {
             ..Default::default()
         }),
         append: None,
+        claim: None,
     }
 }
 
@@ -601,6 +606,7 @@ pub fn request(ttl: Option<u32>, payloads: &[&[u8]]) -> ProduceRequest {
         payloads: payloads.iter().map(|p| Bytes::copy_from_slice(p)).collect(),
         keys: vec![],
         token: None,
+        delay: None,
     }
 }
 

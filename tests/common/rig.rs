@@ -110,7 +110,11 @@ impl Rig {
             self.call(|session, cx| {
                 session.answer(
                     operation,
-                    Answer::Opened { result: Ok(Self::queue(1)), local_partition: Partition(0) },
+                    Answer::Opened {
+                        result: Ok(Self::queue(1)),
+                        local_partition: Partition(0),
+                        has_claims: true,
+                    },
                     cx,
                 )
             });

@@ -164,13 +164,13 @@ impl Rig {
 
     fn produce(&mut self, client: &mut Client, queue: &str) -> Status {
         let append = Some(ProduceSetupRequest { queue_name: Some(queue.into()) });
-        self.send(client, &SetupRequest { append, get: None });
+        self.send(client, &SetupRequest { append, get: None, claim: None });
         client.take::<ProduceSetupResponse>().status.unwrap()
     }
 
     fn consume(&mut self, client: &mut Client, queue: &str) -> Status {
         let get = Some(ConsumeSetupRequest { queue_name: Some(queue.into()), ..Default::default() });
-        self.send(client, &SetupRequest { append: None, get });
+        self.send(client, &SetupRequest { append: None, get, claim: None });
         client.take()
     }
 

@@ -155,7 +155,7 @@ proptest! {
         let payloads: Vec<Vec<u8>> =
             requests.iter().flatten().enumerate().map(|(n, size)| vec![n as u8; *size]).collect();
         let append = ProduceSetupRequest { queue_name: Some("q".into()) };
-        let mut half = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
+        let mut half = SetupRequest { append: Some(append), get: None, claim: None }.encode_length_delimited_to_vec();
         let mut left = payloads.iter();
         for sizes in &requests {
             let payloads = left.by_ref().take(sizes.len()).cloned().map(Bytes::from).collect();
@@ -168,7 +168,7 @@ proptest! {
             echo_requested: Some(true),
             ..Default::default()
         };
-        let get = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
+        let get = SetupRequest { get: Some(get), append: None, claim: None }.encode_length_delimited_to_vec();
         // This wsmessage stays open. The server ends the operation when it has sent everything.
         masked(Frame::message(get, OpCode::Data(Data::Binary), false), &mut shard.random, &mut input);
 
@@ -346,7 +346,8 @@ fn nothing_follows_a_close_or_a_refusal() {
 fn unread_answers_are_bounded() {
     let mut shard = connected();
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
-    let mut half = SetupRequest { append: Some(append), get: None }.encode_length_delimited_to_vec();
+    let mut half =
+        SetupRequest { append: Some(append), get: None, claim: None }.encode_length_delimited_to_vec();
     let payloads = vec![Bytes::new()];
     let good =
         ProduceRequest { ttl: Some(60), payloads: payloads.clone(), keys: vec![], ..Default::default() };

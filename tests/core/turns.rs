@@ -269,7 +269,7 @@ impl Bench {
     fn producer(&mut self, queue: &str) -> Client {
         let client = self.connect();
         let append = ProduceSetupRequest { queue_name: Some(queue.into()) };
-        client.pb(&SetupRequest { append: Some(append), get: None });
+        client.pb(&SetupRequest { append: Some(append), get: None, claim: None });
         client
     }
 
@@ -280,7 +280,7 @@ impl Bench {
             echo_requested: Some(true),
             ..Default::default()
         };
-        client.pb(&SetupRequest { get: Some(get), append: None });
+        client.pb(&SetupRequest { get: Some(get), append: None, claim: None });
         client.pb(&ConsumeRequest { max_msgnum_to_send: Some(1 << 40), ..Default::default() });
         client
     }

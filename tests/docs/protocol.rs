@@ -77,8 +77,9 @@ fn fields() -> Vec<(String, Vec<Field>)> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["message", name, "{"] => messages.push((name.to_owned(), Vec::new())),
-            [label @ ("optional" | "repeated"), kind, name, "=", number] => {
-                let number = number.strip_suffix(';').unwrap().parse().unwrap();
+            // Options may follow.
+            [label @ ("optional" | "repeated"), kind, name, "=", number, ..] => {
+                let number = number.trim_end_matches(';').parse().unwrap();
                 let kind = if label == "repeated" { format!("repeated {kind}") } else { kind.to_owned() };
                 messages.last_mut().unwrap().1.push((name.to_owned(), number, kind));
             }

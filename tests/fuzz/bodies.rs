@@ -20,16 +20,18 @@ use millstream::auth::token::Digest;
 use millstream::auth::{Line, Settings as AuthSettings, verify_jwt};
 use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
+use millstream::base::claim::{Grant, Granted, LeaseId, Lost};
 use millstream::base::error::{Fault, PeerFault, StoreFault};
 use millstream::base::millis::{Millis, UnixMillis};
 use millstream::base::names::{ClientId, Project, QueueAddress};
 use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::base::units::{Offset, Partition};
 use millstream::front::{DrainStep, Handshake, Policy};
-use millstream::operation::{Answer, Command, MarkerPlace, Start};
+use millstream::operation::{Answer, ClaimId, Command, MarkerPlace, Ranges, Start};
 use millstream::pb::wire::Malformed;
 use millstream::pb::{
-    ConsumeRequest, ConsumeResponse, ConsumeResponseReader, ProduceField, ProduceRequest, SetupRequest,
+    BY_CLAIM_MAX, ClaimRequest, ConsumeRequest, ConsumeResponse, ConsumeResponseReader, ProduceField,
+    ProduceRequest, SetupRequest, WITH_DELAY, WITH_TOKEN, decode_claim_request, decode_delayed_request,
     decode_produce_request,
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
@@ -350,22 +352,28 @@ pub fn delimiter(data: &[u8]) {
     assert_eq!(split(bag.0, || usize::MAX), cut);
 }
 
+/// What the hand-written decoders say of a group. prost skips a well-formed one.
+const GROUP: Malformed = Malformed("a group or an unknown wire type");
+
 /// The pbs: the hand-written decoders agree with prost.
 pub fn pbs(data: &[u8]) {
-    let group = Malformed("a group or an unknown wire type");
     let (mut payloads, mut keys) = (Vec::new(), Vec::new());
-    let ours = decode_produce_request(data, |field| match field {
+    let ours = decode_produce_request(data, |_| {});
+    // A request with a delay is decoded again.
+    assert!(ours != Err(WITH_DELAY) || decode_delayed_request(data, |_| {}) != Ok((Default::default(), 0)));
+    let ours = decode_delayed_request(data, |field| match field {
         ProduceField::Payload(payload) => payloads.push(Bytes::copy_from_slice(payload)),
         ProduceField::Key(key) => keys.push(Bytes::copy_from_slice(key)),
     });
     match (&ours, ProduceRequest::decode(data)) {
-        // prost skips a well-formed group.
-        (Err(error), _) if *error == group => {}
+        (Err(GROUP), _) => {}
+        (Err(WITH_TOKEN), Ok(oracle)) => assert!(oracle.token.is_some()),
         (Err(_), oracle) => assert!(oracle.is_err()),
-        (Ok(head), Ok(oracle)) => {
-            assert_eq!(head.ttl, oracle.ttl);
+        (Ok((head, delay)), Ok(oracle)) => {
+            assert_eq!((head.ttl, *delay), (oracle.ttl, oracle.delay.unwrap_or(0)));
             assert_eq!((payloads, keys), (oracle.payloads, oracle.keys));
         }
+        // prost reads the token, too.
         (Ok(head), Err(error)) => panic!("{head:?}, but prost says {error}"),
     }
     let mut reader = ConsumeResponseReader::new(data);
@@ -387,6 +395,48 @@ pub fn pbs(data: &[u8]) {
     }
     let _ = SetupRequest::decode(data);
     let _ = ConsumeRequest::decode(data);
+}
+
+/// Requests of workers: the decoder agrees with prost, and a list that passes the check names only numbers that were
+/// sent, each once. Ids of claims: a parsed id prints as the same text.
+pub fn claims(data: &[u8]) {
+    match (decode_claim_request(data), ClaimRequest::decode(data)) {
+        (Err(GROUP), _) => {}
+        // The numbers in the lists are read later.
+        (Ok(_), Err(_)) => {}
+        (Err(error), oracle) => {
+            let has_many = oracle.as_ref().is_ok_and(|oracle| oracle.by_claim.len() > BY_CLAIM_MAX);
+            assert!(oracle.is_err() || has_many, "{error:?}");
+        }
+        (Ok(ours), Ok(oracle)) => {
+            assert_eq!(
+                (ours.max_msgnum_to_send, ours.token),
+                (oracle.max_msgnum_to_send, oracle.token.as_deref())
+            );
+            assert_eq!((ours.release_delay, ours.renew_ttl), (oracle.release_delay, oracle.renew_ttl));
+            assert_eq!((ours.by_claim, ours.stop), (oracle.by_claim, oracle.stop.unwrap_or(false)));
+            let lists = [(ours.ack, oracle.ack), (ours.release, oracle.release), (ours.renew, oracle.renew)];
+            for (ours, oracle) in lists {
+                let sent = oracle.iter().copied().max().unwrap_or(0).wrapping_mul(3);
+                let ranges = Ranges(&ours);
+                if ranges.check("ack", sent).is_err() {
+                    continue;
+                }
+                let (mut end, mut pairs) = (0, Vec::new());
+                for range in ranges.iter() {
+                    assert!(range.start > end && range.end > range.start && range.end - 1 <= sent);
+                    pairs.extend([range.start - 1 - end, range.end - range.start]);
+                    end = range.end - 1;
+                }
+                assert_eq!(pairs, oracle);
+            }
+        }
+    }
+    if let Some((text, id)) =
+        std::str::from_utf8(data).ok().and_then(|text| Some((text, ClaimId::parse(text)?)))
+    {
+        assert_eq!(id.to_string(), text.to_ascii_lowercase());
+    }
 }
 
 /// Starts of consumers, and names: a parsed marker encodes to text that parses to the same marker.
@@ -505,10 +555,19 @@ pub fn session(data: &[u8]) {
 
 fn canned_setup(variant: u8) -> Vec<u8> {
     let queue = if variant & 1 == 0 { "q" } else { "q/1" };
-    let setup = if variant & 2 == 0 {
+    let setup = if variant & 34 == 34 {
+        let claim = millstream::pb::ClaimSetupRequest {
+            queue_name: Some(queue.into()),
+            ttl: Some(u32::from(variant >> 6)),
+            release_on_disconnect: Some(variant & 4 == 0),
+            ..Default::default()
+        };
+        SetupRequest { claim: Some(claim), ..SetupRequest::default() }
+    } else if variant & 2 == 0 {
         SetupRequest {
             append: Some(millstream::pb::ProduceSetupRequest { queue_name: Some(queue.into()) }),
             get: None,
+            claim: None,
         }
     } else {
         let marker = ["", "0", "latest", "time:5"][usize::from(variant >> 2 & 3)];
@@ -520,12 +579,26 @@ fn canned_setup(variant: u8) -> Vec<u8> {
                 ..Default::default()
             }),
             append: None,
+            claim: None,
         }
     };
     setup.encode_length_delimited_to_vec()
 }
 
 fn canned_request(variant: u8) -> Vec<u8> {
+    if variant & 0xc1 == 0xc1 {
+        let list = |bit: u8| if variant & bit == 0 { vec![] } else { vec![u64::from(bit) / 4, 3, 2, 1] };
+        let request = ClaimRequest {
+            max_msgnum_to_send: Some(i64::from(variant & 0x3e) * 3),
+            ack: list(2),
+            release: list(4),
+            reject: list(8),
+            renew: list(16),
+            stop: (variant & 0x3e == 0x3e).then_some(true),
+            ..ClaimRequest::default()
+        };
+        return request.encode_length_delimited_to_vec();
+    }
     if variant & 1 != 0 {
         let credit = i64::from(variant) * 3;
         let request = ConsumeRequest {
@@ -540,12 +613,48 @@ fn canned_request(variant: u8) -> Vec<u8> {
     let keys = payloads.iter().map(|payload| Bytes::from(vec![b'k'; payload.len() % 3])).collect();
     let ttl = if variant & 2 == 0 { 60 } else { 61 };
     let keys = if variant & 4 == 0 { vec![] } else { keys };
-    ProduceRequest { ttl: Some(ttl), payloads, keys, token: None }.encode_length_delimited_to_vec()
+    ProduceRequest { ttl: Some(ttl), payloads, keys, token: None, delay: None }
+        .encode_length_delimited_to_vec()
 }
 
 fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
     let fails = step & 0xf8 == 0x08;
     match command {
+        Command::Claim { operation, target, messages_max, terms, .. } => {
+            let partition = target.partition.partition;
+            let count = u64::from(messages_max.min(u32::from(bag.byte() % 9)));
+            let mut builder = BatchBuilder::new(ClientId::from(3), 60, 0);
+            (0..count).for_each(|index| builder.push(&[7; 90][..index as usize * 4]));
+            let base = Offset(u64::from(bag.byte()));
+            let end = base + count;
+            let ends = rig.now.mono + Millis::from_secs(terms.ttl_secs);
+            let result = if fails {
+                Err(StoreFault::Full)
+            } else if count == 0 {
+                Ok(None)
+            } else {
+                let (timestamp, batch) = (rig.now.unix, builder.close());
+                let stored = StoredBatch { base_offset: base, timestamp, stored_ns: 0, batch };
+                let runs = vec![Granted { stored, offsets: base..end, record: 0, count: 1 }];
+                Ok(Some(Grant { lease: LeaseId(u64::from(step)), ends, runs }))
+            };
+            rig.call(|session, cx| session.answer(operation, Answer::Claimed { partition, result }, cx));
+        }
+        Command::Watch { operation, target, .. } => {
+            let partition = target.partition.partition;
+            let result = if fails { Err(StoreFault::Full) } else { Ok(()) };
+            rig.call(|session, cx| session.answer(operation, Answer::Watched { partition, result }, cx));
+        }
+        Command::Settle { operation, sequence, target, settlements } => {
+            let partition = target.partition.partition;
+            let offset = Offset(u64::from(bag.byte()));
+            let lost =
+                Lost { settlement: usize::from(step) % settlements.len(), offsets: vec![offset..offset + 3] };
+            let result = if fails { Err(StoreFault::Full) } else { Ok(vec![lost]) };
+            let answer = Answer::Settled { sequence, partition, result };
+            rig.call(|session, cx| session.answer(operation, answer, cx));
+        }
+        Command::Leave { .. } => {}
         Command::Renew { operation, .. } => {
             let renewed = if fails { Err(Fault::Unverified) } else { Ok(()) };
             rig.call(|session, cx| session.answer(operation, Answer::Renewed(renewed), cx));
@@ -559,7 +668,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             rig.call(|session, cx| {
                 session.answer(
                     operation,
-                    Answer::Opened { result: opened, local_partition: Partition(0) },
+                    Answer::Opened { result: opened, local_partition: Partition(0), has_claims: true },
                     cx,
                 )
             });

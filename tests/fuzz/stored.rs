@@ -1,17 +1,21 @@
-//! The bodies of the fuzz targets for bytes from a disk or a Kafka topic: segments, indexes, catalogues and
-//! packed records.
+//! The bodies of the fuzz targets for bytes from a disk or a Kafka topic: segments, indexes, catalogues, notes of
+//! claims and packed records.
 //!
 //! Random bytes fail at the first checksum. So the bodies first correct the checksums wherever a structure
 //! may begin, as an attacker with access to the disk could.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use millstream::base::clock::Now;
 use millstream::base::names::ClientId;
+use millstream::store::claims;
 use millstream::store::kafka::header::Header;
 use millstream::store::log::catalogue::{self, Record};
+use millstream::store::log::features::Features;
 use millstream::store::log::format::{
-    ALIGN, BATCH_HEADER, BatchHeader, ROUND_HEADER, ROUNDS_AT, SegmentHeader, checksum, may_be_batch,
+    ALIGN, BATCH_HEADER, BatchHeader, ROUND_HEADER, ROUNDS_AT, Unreadable, checksum, may_be_batch,
     may_be_round,
 };
+use millstream::store::log::header::{FILE_HEADER as HEADER, SegmentHeader};
 use millstream::store::log::history::History;
 use millstream::store::log::index::{INDEX_HEADER, Index, SPAN_BYTES};
 use millstream::store::log::scan::{Damage, scan, scan_sealed};
@@ -53,8 +57,11 @@ fn check_damage(damage: &[Damage], end: u64) {
 /// A segment: the batches found are whole, in order and within the file. Bytes before its end are found or
 /// damaged.
 pub fn segment(data: &[u8]) {
-    let header = SegmentHeader { stamp: STAMP, number: 1, bytes: ROUNDS_AT + data.len() as u64 };
+    segment_header(data);
+    let features = Features(data.first().map_or(0, |byte| u64::from(*byte) & Features::SUPPORTED.0));
+    let header = SegmentHeader { stamp: STAMP, number: 1, bytes: ROUNDS_AT + data.len() as u64, features };
     let mut file = header.encode();
+    assert_eq!(SegmentHeader::parse(&file), Ok(header));
     file.extend_from_slice(data);
     seal_rounds(&mut file);
     let length = file.len() as u64;
@@ -84,6 +91,33 @@ pub fn segment(data: &[u8]) {
         "a torn end of a sealed segment must be reported as damage"
     );
     let _ = BatchHeader::parse(STAMP, data);
+}
+
+/// The header of a segment, of versions 0 to 3: a known version with known features is read, and others are
+/// refused by what is unknown.
+fn segment_header(data: &[u8]) {
+    let mut block = data.to_vec();
+    block.resize(HEADER, 0);
+    let version = u32::from(block[8] % 4);
+    put(&mut block, 0, b"MSTRMLOG");
+    put(&mut block, 8, &version.to_le_bytes());
+    let sum = checksum(&[&block[8..12], &block[16..40]]);
+    put(&mut block, 12, &sum.to_le_bytes());
+    let sum = checksum(&[&block[..48]]);
+    put(&mut block, 48, &sum.to_le_bytes());
+    let features = Features(u64::from_le_bytes(block[40..48].try_into().unwrap()));
+    let unsupported = features.without(Features::SUPPORTED);
+    match SegmentHeader::parse(&block) {
+        Ok(header) if version == 1 => assert_eq!(header.features, Features::NONE),
+        Ok(header) => {
+            assert_eq!((version, header.features, unsupported), (2, features, Features::NONE));
+            // A segment without features is written as version 1.
+            let is_same = header.encode()[..HEADER] == block[..HEADER];
+            assert!(is_same || features == Features::NONE);
+        }
+        Err(Unreadable::Features(named)) => assert_eq!((version, named), (2, unsupported)),
+        Err(why) => assert_eq!(why, Unreadable::Version { found: version, newest: 2 }),
+    }
 }
 
 /// An index: its spans are within the file, and a wrong checksum is detected.
@@ -141,6 +175,15 @@ pub fn catalogue(data: &[u8]) {
     assert_eq!(catalogue::parse(&again).unwrap().records, found.records);
     let (queues, deleted) = catalogue::merge(found.records.into_iter());
     assert!(queues.values().all(|life| !deleted.contains(&life.incarnation)));
+}
+
+/// The notes of a ledger: whatever they say, the ledger is sound, and it is the same after its snapshot is read.
+pub fn notes(data: &[u8]) {
+    let now = Now::at_ms(1 << 40, 1 << 41);
+    // A byte of 255 separates notes, so that a note that cannot be read does not hide the next ones.
+    let (floor, whole) = claims::fold(now, data.split(|byte| *byte == 255));
+    let (again_floor, again) = claims::fold(now, std::iter::once(&whole[..]));
+    assert_eq!((floor, &whole), (again_floor, &again));
 }
 
 /// A packed record of a Kafka topic: its messages cover the bytes of the value, each once.

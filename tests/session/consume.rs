@@ -97,7 +97,8 @@ impl<'a> Run<'a> {
             starting_marker: Some(millstream::operation::Marker::encode(&queue, &from)),
             ..Default::default()
         };
-        let mut bytes = SetupRequest { get: Some(get), append: None }.encode_length_delimited_to_vec();
+        let mut bytes =
+            SetupRequest { get: Some(get), append: None, claim: None }.encode_length_delimited_to_vec();
         let mut credit = 100;
         for (more, marker) in &plan.requests {
             credit += more;
@@ -135,13 +136,17 @@ impl<'a> Run<'a> {
                     let (_, reads) = self.harness.call(|session, cx| {
                         session.answer(
                             operation,
-                            Answer::Opened { result: Ok(queue), local_partition: Partition(0) },
+                            Answer::Opened {
+                                result: Ok(queue),
+                                local_partition: Partition(0),
+                                has_claims: true,
+                            },
                             cx,
                         )
                     });
                     self.reads.extend(reads);
                 }
-                Command::Fetch { operation, target, from, exclude, wait } => {
+                Command::Fetch { operation, target, from, exclude, wait, .. } => {
                     let partition = target.partition.partition;
                     assert!(
                         self.fetches.iter().all(|fetch| fetch.partition != partition),
@@ -383,7 +388,7 @@ proptest! {
 fn an_empty_pb_does_not_wait_for_memory() {
     let mut rig = Rig::new(Rig::defaults());
     let get = ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
-    rig.begin(&SetupRequest { get: Some(get), append: None });
+    rig.begin(&SetupRequest { get: Some(get), append: None, claim: None });
     rig.budget.set_waiting(millstream::base::budget::Share::Whole, 1);
     rig.call(|session, cx| session.handle_data(&[0], true, cx));
     rig.call(|session, cx| session.poll_transmit(cx));

@@ -82,10 +82,22 @@ fn summary(command: &Command) -> String {
             let partition = target.partition.partition;
             format!("resolve {} {partition} {position:?}", operation.0)
         }
-        Command::Fetch { operation, target, from, exclude, wait } => {
+        Command::Fetch { operation, target, from, exclude, wait, .. } => {
             let partition = target.partition.partition;
             let exclude = exclude.map(|client| client.to_string());
             format!("fetch {} {partition} {from} {exclude:?} {wait}", operation.0)
+        }
+        Command::Claim { operation, target, messages_max, .. } => {
+            format!("claim {} {} {messages_max}", operation.0, target.partition.partition)
+        }
+        Command::Watch { operation, target, wanted } => {
+            format!("watch {} {} {wanted}", operation.0, target.partition.partition)
+        }
+        Command::Settle { operation, sequence, target, settlements } => {
+            format!("settle {} {sequence} {} {settlements:?}", operation.0, target.partition.partition)
+        }
+        Command::Leave { operation, target, leaving } => {
+            format!("leave {} {} {leaving:?}", operation.0, target.partition.partition)
         }
         Command::Renew { operation, .. } => format!("renew {}", operation.0),
         Command::Report { fault, .. } => format!("report {fault}"),

@@ -5,6 +5,7 @@
 //! schedule. The expected output comes from the protocol page, not from the session's code.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod claim;
 mod consume;
 mod harness;
 mod produce;
@@ -13,5 +14,6 @@ mod random;
 mod rewind;
 #[path = "../common/rig.rs"]
 mod rig;
+mod shown;
 #[path = "../common/transcript.rs"]
 mod transcript;

@@ -26,8 +26,9 @@ use super::rig::{CLIENT, Rig};
 #[derive(Clone, Debug)]
 struct Request {
     ttl: Option<u32>,
+    delay: Option<u32>,
     sizes: Vec<usize>,
-    /// Whether the TTL comes after the payloads.
+    /// Whether the TTL and the delay come after the payloads.
     ttl_last: bool,
     keys: Keys,
 }
@@ -68,8 +69,12 @@ fn request() -> impl Strategy<Value = Request> {
         1..8,
     );
     let keys = prop_oneof![6 => Just(Keys::None), 6 => Just(Keys::Each), 1 => Just(Keys::OneTooMany)];
-    (ttl, sizes, any::<bool>(), keys).prop_map(|(ttl, sizes, ttl_last, keys)| Request {
+    // With a TTL of 60, a delay of 60 is too long. Those above 900 always are.
+    let delay =
+        prop_oneof![9 => Just(None), 4 => proptest::sample::select(vec![0, 5, 59, 60, 901]).prop_map(Some)];
+    (ttl, delay, sizes, any::<bool>(), keys).prop_map(|(ttl, delay, sizes, ttl_last, keys)| Request {
         ttl,
+        delay,
         sizes,
         ttl_last,
         keys,
@@ -102,6 +107,7 @@ fn key(number: i64) -> Vec<u8> {
 struct Stored {
     partition: Partition,
     ttl: u32,
+    delay: u32,
     key: Vec<u8>,
     payload: Vec<u8>,
 }
@@ -122,9 +128,12 @@ struct Expected {
 }
 
 impl Expected {
-    fn of(operation: &Operation) -> Self {
-        let setup =
-            SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }), get: None };
+    fn of(operation: &Operation, has_claims: bool) -> Self {
+        let setup = SetupRequest {
+            append: Some(ProduceSetupRequest { queue_name: Some("q".into()) }),
+            get: None,
+            claim: None,
+        };
         let mut expected = Self {
             bytes: setup.encode_length_delimited_to_vec(),
             numbers: Vec::new(),
@@ -134,7 +143,7 @@ impl Expected {
             breach: (0, false),
         };
         for request in &operation.requests {
-            expected.add(request);
+            expected.add(request, has_claims);
         }
         let through = expected.fates.len() as i64;
         let too_many = i64::from(WINDOW) + 50;
@@ -168,7 +177,7 @@ impl Expected {
         self.failure.is_some() && bytes >= self.breach.0 && (fin || !self.breach.1)
     }
 
-    fn add(&mut self, request: &Request) {
+    fn add(&mut self, request: &Request, has_claims: bool) {
         let first = self.fates.len() as i64 + 1;
         let payloads: Vec<Vec<u8>> =
             (first..).zip(&request.sizes).map(|(number, size)| payload(number, *size)).collect();
@@ -177,10 +186,11 @@ impl Expected {
             Keys::Each | Keys::OneTooMany => (first..).take(payloads.len()).map(key).collect(),
         };
         keys.extend(matches!(request.keys, Keys::OneTooMany).then(Vec::new));
-        let mut parts = [ProduceRequest { ttl: request.ttl, ..Default::default() }.encode_to_vec(), {
+        let times = ProduceRequest { ttl: request.ttl, delay: request.delay, ..Default::default() };
+        let mut parts = [times.encode_to_vec(), {
             let payloads = payloads.iter().map(|payload| payload.clone().into()).collect();
             let keys = keys.iter().map(|key| key.clone().into()).collect();
-            ProduceRequest { ttl: None, payloads, keys, token: None }.encode_to_vec()
+            ProduceRequest { ttl: None, payloads, keys, token: None, delay: None }.encode_to_vec()
         }];
         if request.ttl_last {
             parts.reverse();
@@ -189,9 +199,12 @@ impl Expected {
         self.bytes.extend(length(pb.len()));
         self.bytes.extend(pb);
         let ttl = request.ttl.filter(|ttl| *ttl >= 60 && !matches!(request.keys, Keys::OneTooMany));
+        let delay = request.delay.unwrap_or(0);
+        let ttl = ttl.filter(|ttl| delay <= 900 && delay < *ttl);
         for (index, payload) in payloads.into_iter().enumerate() {
             match ttl {
                 None => self.fates.push(400),
+                Some(_) if delay > 0 && !has_claims => self.fates.push(501),
                 Some(_) if payload.len() > PAYLOAD_MAX => self.fates.push(413),
                 Some(ttl) => {
                     self.fates.push(201);
@@ -201,7 +214,7 @@ impl Expected {
                     } else {
                         key_partition(&key, PARTITIONS)
                     };
-                    self.stored.push(Stored { partition, ttl, key, payload });
+                    self.stored.push(Stored { partition, ttl, delay, key, payload });
                 }
             }
         }
@@ -238,6 +251,7 @@ struct Run {
     /// The end of each partition.
     ends: HashMap<Partition, Offset>,
     reads: Vec<Read>,
+    has_claims: bool,
     /// The number of successful answers before the store fails.
     fails_in: Option<usize>,
     /// The number of accepted bytes of the half, and whether FIN was accepted.
@@ -289,11 +303,11 @@ impl Run {
     /// Answers a random outstanding command as the shard or the store.
     fn answer(&mut self) {
         if let Some(operation) = self.opens.pop() {
-            let queue = Rig::queue(PARTITIONS);
+            let (queue, has_claims) = (Rig::queue(PARTITIONS), self.has_claims);
             return self.call(|session, cx| {
                 session.answer(
                     operation,
-                    Answer::Opened { result: Ok(queue), local_partition: Partition(2) },
+                    Answer::Opened { result: Ok(queue), local_partition: Partition(2), has_claims },
                     cx,
                 )
             });
@@ -329,8 +343,8 @@ impl Run {
                             || (last.sequence == sequence && last.partition != partition)),
                         "batches must come in order"
                     );
-                    let (ttl, index, count) =
-                        (batch.ttl_secs(), self.appends.len(), u64::from(batch.count()));
+                    let (ttl, delay) = (batch.ttl_secs(), batch.delay_secs());
+                    let (index, count) = (self.appends.len(), u64::from(batch.count()));
                     // Other producers store messages in between.
                     let gap = self.schedule.below(3) as u64 / 2;
                     let end = self.ends.entry(partition).or_default();
@@ -340,7 +354,7 @@ impl Run {
                     of_partition.extend(offset.following(count).zip(batch.records()).map(
                         |(offset, record)| {
                             let (key, payload) = (record.key.to_vec(), record.payload.to_vec());
-                            (Stored { partition, ttl, key, payload }, offset, index)
+                            (Stored { partition, ttl, delay, key, payload }, offset, index)
                         },
                     ));
                     self.appends.push(Append {
@@ -444,6 +458,7 @@ proptest! {
         seed in any::<u64>(),
         fails_in in proptest::option::weighted(0.3, 0usize..6),
         budget in PB_MAX..10 * PB_MAX,
+        has_claims in any::<bool>(),
     ) {
         let mut run = Run {
             harness: Harness::new(budget),
@@ -453,12 +468,13 @@ proptest! {
             stored: HashMap::new(),
             ends: HashMap::new(),
             reads: Vec::new(),
+            has_claims,
             fails_in,
             taken: (0, false),
             failed: None,
         };
         for operation in &operations {
-            let expected = Expected::of(operation);
+            let expected = Expected::of(operation, has_claims);
             run.operation(&expected);
             run.judge(&expected);
         }
@@ -469,9 +485,10 @@ proptest! {
 fn a_draining_server_begins_no_operation() {
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
     let get = millstream::pb::ConsumeSetupRequest { queue_name: Some("q".into()), ..Default::default() };
-    for setup in
-        [SetupRequest { append: Some(append), get: None }, SetupRequest { get: Some(get), append: None }]
-    {
+    for setup in [
+        SetupRequest { append: Some(append), get: None, claim: None },
+        SetupRequest { get: Some(get), append: None, claim: None },
+    ] {
         let mut harness = Harness::new(10 * PB_MAX);
         harness.call(|session, cx| session.drain(DrainStep::Producers, cx));
         let bytes = setup.encode_length_delimited_to_vec();
@@ -495,7 +512,7 @@ fn messages_beyond_a_projects_storage_are_refused_by_number_and_end_the_operatio
     let mut harness = Harness::new(1 << 20);
     harness.rig.limit(Some(tenant.clone()));
     let append = ProduceSetupRequest { queue_name: Some("q".into()) };
-    harness.rig.begin(&SetupRequest { append: Some(append), get: None });
+    harness.rig.begin(&SetupRequest { append: Some(append), get: None, claim: None });
     // Returns the statuses with their message numbers, and whether the operation has ended.
     let fates = |reads: Vec<Read>| -> (Vec<(u32, i64)>, bool) {
         let is_ended = reads.contains(&Read::End);
@@ -553,7 +570,7 @@ fn messages_beyond_a_projects_storage_are_refused_by_number_and_end_the_operatio
         harness.receive(&[], true);
         harness.call(|session, cx| session.poll_transmit(cx));
         let append = ProduceSetupRequest { queue_name: Some("q".into()) };
-        harness.rig.begin(&SetupRequest { append: Some(append), get: None });
+        harness.rig.begin(&SetupRequest { append: Some(append), get: None, claim: None });
         assert_eq!(send(&mut harness), if is_refused { (vec![(429, 4)], true) } else { (vec![], false) });
         assert_eq!(tenant.storage(), stored + if is_refused { 0 } else { 170 });
     }

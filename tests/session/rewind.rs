@@ -35,13 +35,17 @@ impl Consumer {
             without_headers: has_extensions.then_some(false),
             ..ConsumeSetupRequest::default()
         });
-        let bytes = SetupRequest { get, append: None }.encode_length_delimited_to_vec();
+        let bytes = SetupRequest { get, append: None, claim: None }.encode_length_delimited_to_vec();
         harness.receive(&bytes, false);
         let Some(Command::Open { operation, .. }) = harness.asked.pop_front() else {
             panic!("the session must open a queue")
         };
         let (_, mut reads) = harness.call(|session, cx| {
-            session.answer(operation, Answer::Opened { result: Ok(queue), local_partition: Partition(0) }, cx)
+            session.answer(
+                operation,
+                Answer::Opened { result: Ok(queue), local_partition: Partition(0), has_claims: true },
+                cx,
+            )
         });
         let ((), more) = harness.call(|session, cx| session.poll_transmit(cx));
         reads.extend(more);

@@ -9,11 +9,12 @@ use millstream::base::batch::Record;
 use millstream::base::names::ClientId;
 use millstream::client::session::ConsumeOptions;
 use millstream::client::{
-    Application, Block, ClientError, Consume, Next, Produce, Resume, Sink, Source, Target, Wire,
+    Application, Block, Claim, ClientError, Consume, Next, Produce, Resume, Sink, Source, Target, Wire,
 };
 use millstream::pb::ReceivedMessage;
 
 use super::clock::Clock;
+use super::crew::Hand;
 use super::model::{Asked, Handed, Model, Seen};
 use super::pipe::{Pipe, ServerEnd, Shared};
 use super::random::Random;
@@ -66,6 +67,7 @@ impl Sink for Seeing {
 pub enum Role {
     Producer(Produce<Blocks>),
     Consumer(Consume<Seeing>, Asked),
+    Worker(Box<Claim<Hand>>),
     /// Sends random bytes. Its results do not matter.
     Vandal,
 }
@@ -125,6 +127,10 @@ impl Client {
         Self::new(Role::Consumer(Consume::new(options, sink), asked), client)
     }
 
+    pub fn worker(claim: Claim<Hand>, client: u128) -> Self {
+        Self::new(Role::Worker(Box::new(claim)), client)
+    }
+
     pub fn vandal(client: u128) -> Self {
         Self::new(Role::Vandal, client)
     }
@@ -133,6 +139,7 @@ impl Client {
         match &self.role {
             Role::Producer(produce) => produce.is_complete(),
             Role::Consumer(consume, _) => consume.is_complete(),
+            Role::Worker(claim) => claim.is_complete(),
             Role::Vandal => true,
         }
     }
@@ -155,6 +162,7 @@ impl Client {
         match &mut self.role {
             Role::Producer(produce) => produce.reset(),
             Role::Consumer(consume, _) => consume.reset(),
+            Role::Worker(claim) => claim.reset(),
             Role::Vandal => {}
         }
     }
@@ -224,6 +232,7 @@ impl Client {
         link.wire.handle_received(bytes, |piece, fin| match role {
             Role::Producer(produce) => produce.handle_data(piece, fin),
             Role::Consumer(consume, _) => consume.handle_data(piece, fin),
+            Role::Worker(claim) => claim.handle_data(piece, fin),
             Role::Vandal => Ok(()),
         })?;
         Ok(Next::Wait)
@@ -237,6 +246,7 @@ impl Client {
             next = match role {
                 Role::Producer(produce) => produce.poll(cx, &mut link.wire)?,
                 Role::Consumer(consume, _) => consume.poll(cx, &mut link.wire)?,
+                Role::Worker(claim) => claim.poll(cx, &mut link.wire)?,
                 Role::Vandal => Next::Wait,
             };
         }

@@ -1,6 +1,7 @@
 //! Disasters of a server, its disk and its clock.
 
 use super::client::{Client, Role};
+use super::crew::Crew;
 use super::disk::{BLOCK, Backup, Directory, FileName, Report, Step};
 use super::doomed::Doomed;
 use super::model::Lost;
@@ -116,6 +117,7 @@ impl World {
     fn end(&mut self, end: End) {
         self.server = None;
         self.doomed.iter_mut().for_each(Doomed::handle_end);
+        self.crew.iter_mut().for_each(Crew::handle_end);
         for client in &mut self.clients {
             if let Some(link) = &client.link {
                 link.pipe.borrow_mut().server = ServerEnd::Gone;

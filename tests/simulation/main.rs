@@ -13,6 +13,7 @@
 //! | `store` | a memory store that is slow, full or failing |
 //! | `client` | the real clients |
 //! | `tunnel` | TLS between some clients and their server |
+//! | `crew` | a queue whose messages are claimed by workers |
 //! | `doomed` | a second queue, which is occasionally deleted |
 //!
 //! Everything except the kernel, the disk and the driver's system calls is the real code: `client`, `ws`,
@@ -29,6 +30,7 @@
 
 mod client;
 mod clock;
+mod crew;
 mod disasters;
 mod disk;
 mod doomed;

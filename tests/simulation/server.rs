@@ -14,9 +14,9 @@ use millstream::base::queue::home;
 use millstream::shard::core::{Core, Deleted, Peer, Settings};
 use millstream::shard::delivery::{Delivery, Reply};
 use millstream::shard::turn::{Shard, Turn};
-use millstream::store::Asker;
 use millstream::store::log;
 use millstream::store::memory::{Memory, WhenFull};
+use millstream::store::{Asker, Ledgers};
 
 use super::clock::Clock;
 use super::disk::{DataDir, Log, Moment, Report, Simulated, open};
@@ -158,14 +158,16 @@ impl Server {
         };
         let (mut dir, mut found) = (None, Report::default());
         let drivers = match &plan.log {
-            None => (0..shards).map(|number| place.driver(number, memory(machine))).collect(),
+            None => (0..shards).map(|number| place.driver(number, Ledgers::new(memory(machine)))).collect(),
             Some(config) => {
                 let opened = open(&machine.disk, shards, config.segment_bytes, &machine.moment());
                 let (opened, report) =
                     opened.map_err(|error| format!("the log cannot be opened: {error}"))?;
                 found = report;
                 let opened = &*dir.insert(Arc::new(opened));
-                (0..shards).map(|number| place.driver(number, place.log(opened, number, config))).collect()
+                (0..shards)
+                    .map(|number| place.driver(number, Ledgers::new(place.log(opened, number, config))))
+                    .collect()
             }
         };
         let machine = machine.clone();

@@ -46,6 +46,8 @@ pub struct Plan {
     pub reloads: bool,
     /// Whether a second queue exists that is occasionally deleted.
     pub deletes: bool,
+    /// Whether workers claim the messages of another queue.
+    pub works: bool,
 }
 
 impl Plan {
@@ -95,7 +97,7 @@ impl Plan {
         let (rolls_back, spoils) = (lot(3), lot(4));
         // A failed read next to an unreadable block would lose more messages than the model expects.
         let fails = lot(3) && !spoils;
-        Self {
+        let plan = Self {
             settings: Arc::new(settings),
             limits,
             log,
@@ -111,7 +113,11 @@ impl Plan {
             is_secure: seed % 6 == 4,
             reloads: seed % 5 == 2,
             deletes: is_log && !is_limited && seed % 3 == 2,
-        }
+            works: false,
+        };
+        // Nothing that is stored is lost or expires, and claims last as long as they say.
+        let works = plan.keeps_all() && !plan.jumps && !is_limited && !plan.deletes;
+        Self { works, ..plan }
     }
 
     /// Draws the settings of a reload. They add, change or remove the rates of a limited project.

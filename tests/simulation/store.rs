@@ -2,8 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 
+use millstream::base::claim::View;
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
 use millstream::base::millis::Millis;
@@ -11,10 +13,14 @@ use millstream::base::queue::PartitionKey;
 use millstream::base::units::{Offset, Partition};
 use millstream::operation::OperationId;
 use millstream::shard::core::{Asking, ConnectionId, Connections, PartitionToken};
-use millstream::store::{Completion, Fence, Memory, Request, Store, StoreCounters};
+use millstream::store::claims::{FetchBy, Inner};
+use millstream::store::{Completion, Fence, Ledgers, Memory, Request, StateKeeping, Store, StoreCounters};
 
 use super::disk::{Log, Simulated};
 use super::random::Random;
+
+/// The client of the store: the ledgers around it.
+type Client = Inner<Connections>;
 
 /// The conditions that the simulation imposes on a store.
 pub struct Weather {
@@ -28,18 +34,18 @@ pub struct Weather {
 }
 
 pub struct WeatheredStore {
-    memory: RefCell<Memory<Connections>>,
+    memory: RefCell<Memory<Client>>,
     weather: Rc<RefCell<Weather>>,
     /// Orders waiting requests and ready completions.
     fence: Fence,
     /// The partitions with appends.
     partitions: BTreeSet<PartitionKey>,
-    held: VecDeque<Request<Connections>>,
-    ready: VecDeque<Completion<Connections>>,
+    held: VecDeque<Request<Client>>,
+    ready: VecDeque<Completion<Client>>,
 }
 
 impl WeatheredStore {
-    pub fn new(memory: Memory<Connections>, weather: Rc<RefCell<Weather>>) -> Self {
+    pub fn new(memory: Memory<Client>, weather: Rc<RefCell<Weather>>) -> Self {
         Self {
             memory: RefCell::new(memory),
             weather,
@@ -57,7 +63,15 @@ impl WeatheredStore {
         let mut memory = self.memory.borrow_mut();
         for partition in self.partitions.iter().copied() {
             let (from, bytes_max) = (Offset::ZERO, usize::MAX);
-            let fetch = Request::Fetch { token, partition, from, bytes_max, exclude: None, wait: false };
+            let fetch = Request::Fetch {
+                token: FetchBy::Client(token, partition, View::Unclaimed),
+                partition,
+                from,
+                bytes_max,
+                exclude: None,
+                view: View::Unclaimed,
+                wait: false,
+            };
             assert!(memory.submit(now, fetch).is_ok());
             let Some(Completion::Fetched { result: Ok(fetched), .. }) = memory.poll_completion(now) else {
                 panic!("a fetch that does not wait must complete at once")
@@ -69,7 +83,7 @@ impl WeatheredStore {
         payloads
     }
 
-    fn let_in(&mut self, now: Now, request: Request<Connections>) {
+    fn let_in(&mut self, now: Now, request: Request<Client>) {
         let mut weather = self.weather.borrow_mut();
         let odds = weather.failing;
         if let Request::Append { token, stream, .. } = &request
@@ -100,16 +114,18 @@ pub trait Contents: Store<Connections> {
     }
 }
 
-impl Contents for Log<Connections, Simulated> {}
+impl Contents for Ledgers<Log<Inner<Connections>, Simulated>, Connections> {}
 
-impl Contents for WeatheredStore {
+impl Contents for Ledgers<WeatheredStore, Connections> {
     fn contents(&self, now: Now) -> Option<Vec<Vec<u8>>> {
-        Some(self.payloads(now))
+        Some(self.inner().payloads(now))
     }
 }
 
-impl Store<Connections> for WeatheredStore {
-    fn submit(&mut self, now: Now, request: Request<Connections>) -> Result<(), Request<Connections>> {
+impl Store<Client> for WeatheredStore {
+    const STATE: StateKeeping = StateKeeping::Volatile;
+
+    fn submit(&mut self, now: Now, request: Request<Client>) -> Result<(), Request<Client>> {
         let (slow, full) = {
             let mut weather = self.weather.borrow_mut();
             let odds = weather.full;
@@ -126,7 +142,7 @@ impl Store<Connections> for WeatheredStore {
         Ok(())
     }
 
-    fn poll_completion(&mut self, now: Now) -> Option<Completion<Connections>> {
+    fn poll_completion(&mut self, now: Now) -> Option<Completion<Client>> {
         let lets = {
             let mut weather = self.weather.borrow_mut();
             if weather.slow { weather.random.below(3) } else { usize::MAX }
@@ -144,6 +160,14 @@ impl Store<Connections> for WeatheredStore {
 
     fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         self.memory.borrow_mut().handle_tick(now)
+    }
+
+    fn release(&mut self, partition: PartitionKey, below: Offset) {
+        self.memory.borrow_mut().release(partition, below);
+    }
+
+    fn pin(&mut self, partition: PartitionKey, pinned: Vec<Range<Offset>>) {
+        self.memory.borrow_mut().pin(partition, pinned);
     }
 
     fn counters(&self) -> StoreCounters {

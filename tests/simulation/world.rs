@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use super::client::{Client, Role};
 use super::clock::Clock;
+use super::crew::Crew;
 use super::disasters::Snapshot;
 use super::disk::Simulated;
 use super::doomed::Doomed;
@@ -34,6 +35,9 @@ const CALM: Millis = Millis::new(700);
 const LIMITED_CALM: Millis = Millis::new(20_000);
 /// The time in which a store notices that its disk works again, in milliseconds: a few of its ticks.
 const RECOVERY: Millis = Millis::new(4_000);
+/// How often, and how long each time, the audit of the workers lets time pass: longer than claims last.
+const AUDIT_PASSES: usize = 40;
+const AUDIT_STEP_MS: u64 = 8_000;
 /// The time that draining may take, in milliseconds: the consumers' part, and the time for peers to close.
 const DRAIN: Millis = Millis::new(8_000);
 
@@ -47,6 +51,7 @@ pub struct World {
     pub(super) clients: Vec<Client>,
     pub(super) model: Model,
     pub(super) doomed: Option<Doomed>,
+    pub(super) crew: Option<Crew>,
     /// The capacity of each direction of a connection, in bytes.
     pipe_bytes: usize,
     /// Whether consumers connect only after the producers have ended, so that no other client wakes their
@@ -89,6 +94,7 @@ impl World {
         let mut world = Self {
             model: Model::new(PAYLOAD_BYTES_MAX, plan.knows_the_time()),
             doomed: plan.deletes.then(doomed),
+            crew: plan.works.then(|| Crew::new(seed ^ 0x00c4_e700, machine.clock.clone(), plan.is_secure)),
             server: None,
             clients: Vec::new(),
             pipe_bytes: random.between(300, 60_000),
@@ -155,6 +161,7 @@ impl World {
             self.restart()?;
         }
         self.recover()?;
+        self.crew.iter_mut().for_each(Crew::calm_down);
         self.calm()?;
         self.judge()?;
         self.audit_doomed()?;
@@ -171,6 +178,7 @@ impl World {
             self.audit_doomed()?;
             self.leave()?;
         }
+        self.audit_crew()?;
         Ok(self.digest())
     }
 
@@ -181,6 +189,27 @@ impl World {
         doomed.begin_audit(server)?;
         self.calm()?;
         self.doomed.as_mut().map_or(Ok(()), Doomed::end_audit)
+    }
+
+    /// Lets so much time pass that every claim of which no worker knows ends, and checks that every message was settled.
+    fn audit_crew(&mut self) -> Result<(), String> {
+        let Some(crew) = &mut self.crew else { return Ok(()) };
+        crew.begin_audit();
+        for _ in 0..AUDIT_PASSES {
+            self.calm()?;
+            if self.crew.as_mut().is_none_or(|crew| crew.is_done() == Ok(true)) {
+                break;
+            }
+            self.pass_time(AUDIT_STEP_MS);
+        }
+        let Some(crew) = &mut self.crew else { return Ok(()) };
+        crew.is_done()?;
+        crew.end_audit()?;
+        crew.stop();
+        self.calm()?;
+        self.crew.iter_mut().for_each(Crew::leave_all);
+        self.calm()?;
+        self.is_given_back()
     }
 
     fn digest(&self) -> u64 {
@@ -241,7 +270,8 @@ impl World {
         self.clients.iter_mut().for_each(Client::cut);
         self.doomed.iter_mut().for_each(Doomed::leave_all);
         self.calm()?;
-        self.is_given_back()
+        // The workers stay.
+        if self.crew.is_some() { Ok(()) } else { self.is_given_back() }
     }
 
     fn is_given_back(&self) -> Result<(), String> {
@@ -328,10 +358,11 @@ impl World {
             _ if self.random.one_in(12) => self.cut(client),
             _ => self.poll(client),
         }
-        match (&mut self.doomed, &self.server) {
-            (Some(doomed), Some(server)) => doomed.step(server),
-            _ => Ok(()),
+        let Some(server) = &self.server else { return Ok(()) };
+        if let Some(crew) = &mut self.crew {
+            crew.step(server)?;
         }
+        self.doomed.as_mut().map_or(Ok(()), |doomed| doomed.step(server))
     }
 
     /// Does all pending work until none is left.
@@ -347,6 +378,9 @@ impl World {
                     self.pass_time(if is_limited { 10 } else { 0 });
                     progress = true;
                 }
+            }
+            if let (Some(crew), Some(server)) = (&mut self.crew, &self.server) {
+                progress |= crew.reconnect(server);
             }
             progress |= self.pass();
             if !progress {
@@ -367,6 +401,7 @@ impl World {
             progress |= self.receive(client);
         }
         progress |= self.doomed.as_mut().is_some_and(Doomed::pass);
+        progress |= self.crew.as_mut().is_some_and(Crew::pass);
         while self.machine.disk.advance() {
             progress = true;
         }

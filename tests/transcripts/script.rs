@@ -150,7 +150,11 @@ pub fn masked_frame(opcode: u8, fin: bool, payload: &[u8], mask: [u8; 4]) -> Vec
 }
 
 pub fn append(queue: &str) -> SetupRequest {
-    SetupRequest { append: Some(ProduceSetupRequest { queue_name: Some(queue.into()) }), get: None }
+    SetupRequest {
+        append: Some(ProduceSetupRequest { queue_name: Some(queue.into()) }),
+        get: None,
+        claim: None,
+    }
 }
 
 pub fn get(queue: &str, marker: &str, echo: bool) -> SetupRequest {
@@ -160,7 +164,7 @@ pub fn get(queue: &str, marker: &str, echo: bool) -> SetupRequest {
         starting_marker: Some(marker.into()),
         ..Default::default()
     };
-    SetupRequest { get: Some(get), append: None }
+    SetupRequest { get: Some(get), append: None, claim: None }
 }
 
 pub fn request(ttl: u32, payloads: &[&[u8]]) -> ProduceRequest {
@@ -169,7 +173,7 @@ pub fn request(ttl: u32, payloads: &[&[u8]]) -> ProduceRequest {
 
 pub fn keyed(ttl: Option<u32>, payloads: &[&[u8]], keys: &[&[u8]]) -> ProduceRequest {
     let all = |of: &[&[u8]]| of.iter().map(|bytes| bytes.to_vec().into()).collect();
-    ProduceRequest { ttl, payloads: all(payloads), keys: all(keys), token: None }
+    ProduceRequest { ttl, payloads: all(payloads), keys: all(keys), token: None, delay: None }
 }
 
 pub fn credit(messages: i64, send_marker: bool) -> ConsumeRequest {

@@ -56,7 +56,7 @@ impl Consumer {
             // This field has a number from 100 up. That tells the server that it may report a rewind at once.
             without_headers: Some(false),
         });
-        PbWriter { sender, out }.pb(&SetupRequest { get, append: None }, false);
+        PbWriter { sender, out }.pb(&SetupRequest { get, append: None, claim: None }, false);
         let mut consumer = Self {
             half: Half::new(),
             window: options.window,

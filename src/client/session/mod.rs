@@ -1,12 +1,15 @@
-//! The client side of one operation, produce or consume, without I/O.
+//! The client side of one operation: produce, consume or claim, without I/O.
 //!
-//! Both write frames into a buffer of the caller, and read the server's half piece by piece. `renewal` decides
+//! All write frames into a buffer of the caller, and read the server's half piece by piece. `renewal` decides
 //! when the grant of their connection is renewed.
 
+mod claim;
 mod consume;
 mod produce;
+mod ranges;
 mod renewal;
 
+pub use claim::{ClaimEvent, ClaimOptions, Claimer, Settle};
 pub use consume::{ConsumeOptions, Consumer};
 pub use produce::{ProduceEvent, Producer};
 pub use renewal::{Renewable, Renewal, Want};
@@ -30,6 +33,8 @@ const PB_LIMITS: PbLimits =
 
 /// The status of a client without a valid token.
 pub(super) const UNAUTHORIZED: StatusCode = StatusCode(401);
+/// The status of an operation that the server's store cannot do.
+const NOT_IMPLEMENTED: StatusCode = StatusCode(501);
 
 /// A status from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +48,7 @@ pub struct Outcome {
 impl Outcome {
     /// Returns whether a retry can help.
     pub fn is_transient(&self) -> bool {
-        self.code.is_transient()
+        self.code.is_transient() && self.code != NOT_IMPLEMENTED
     }
 
     /// Returns whether the server no longer knows who the client is: a retry with another token can help.

@@ -46,7 +46,7 @@ impl Producer {
     /// Starts the operation: appends its setup.
     pub fn start(queue: &str, sender: &mut Sender, out: &mut Vec<u8>) -> Self {
         let append = Some(ProduceSetupRequest { queue_name: Some(queue.to_owned()) });
-        PbWriter { sender, out }.pb(&SetupRequest { get: None, append }, false);
+        PbWriter { sender, out }.pb(&SetupRequest { get: None, append, claim: None }, false);
         Self {
             half: Half::new(),
             window: SendWindow::default(),
@@ -72,17 +72,18 @@ impl Producer {
         self.window.sent().since(self.spoken_for)
     }
 
-    /// Appends one ProduceRequest with `count` messages to `pbs`. `count` must not exceed the credit. `ttl`
-    /// is in seconds. [`Self::frame`] then sends `pbs`, so several requests can share a frame.
+    /// Appends one ProduceRequest with `count` messages to `pbs`. `count` must not exceed the credit. TTL and
+    /// delay are in seconds. [`Self::frame`] then sends `pbs`, so several requests can share a frame.
     pub fn send<'a>(
         &mut self,
         ttl: u32,
+        delay: Option<u32>,
         records: impl Iterator<Item = Record<'a>> + Clone,
         count: u64,
         pbs: &mut Vec<u8>,
     ) {
         self.window.send(count);
-        encode_produce_request(ttl, records, pbs);
+        encode_produce_request(ttl, delay, records, pbs);
     }
 
     /// Appends one frame that contains `pbs`.

@@ -5,14 +5,14 @@ use prost::Message;
 
 use crate::base::batch::{Fetched, Record, StoredBatch};
 use crate::base::clock::Now;
-use crate::base::error::{Fault, PeerFault, StatusCode};
+use crate::base::error::{Fault, PeerFault};
 use crate::base::queue::message_id;
 use crate::base::units::{MsgNum, Offset, Partition};
-use crate::front::{Cx, Origin, PbWriter, status_of};
-use crate::operation::{Consume, Form, Gathered, Marked};
+use crate::front::{Cx, Origin, status_of};
+use crate::operation::{Consume, Form, Gathered, Marked, ShownClaim};
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
 use crate::pb::{
-    ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, Status, encode_marked,
+    Claim, ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, Status, encode_marked,
 };
 
 /// A consume operation, and what its client understands.
@@ -26,7 +26,12 @@ pub(super) struct Consuming {
 impl Form for MessageTemplate {
     #[inline]
     fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self {
-        Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix), stored.timestamp)
+        let plain =
+            Self::new(partition, stored.batch.ttl_secs(), stored.age_secs(now.unix), stored.timestamp);
+        match stored.delay_left_secs(now.unix) {
+            None => plain,
+            Some(secs) => plain.delayed(secs),
+        }
     }
 
     #[inline]
@@ -35,10 +40,38 @@ impl Form for MessageTemplate {
     }
 }
 
-/// Writes the response that accepts the setup.
-pub(super) fn accept(token_expires_s: Option<u32>, reply: &mut PbWriter<'_>) {
-    let status_code = Some(StatusCode::CONTINUE.0);
-    reply.pb(&Status { status_code, token_expires_s, ..Status::default() }, false);
+/// The encoding of the messages of a batch that have the same claim, for a consumer that sees claims.
+#[derive(Debug)]
+struct ClaimedForm {
+    template: MessageTemplate,
+    /// The encoded field `claim`; empty if they have none.
+    claim: Vec<u8>,
+}
+
+impl Form for ClaimedForm {
+    const SHOWS_CLAIMS: bool = true;
+
+    fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self {
+        Self { template: MessageTemplate::of(partition, stored, now), claim: Vec::new() }
+    }
+
+    fn claimed(self, claim: ShownClaim) -> Self {
+        let claim = MessageAndMetadata { claim: Some(pb_of(&claim)), ..MessageAndMetadata::default() }
+            .encode_to_vec();
+        Self { claim, ..self }
+    }
+
+    fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
+        self.template.encoded_length_with(&self.claim, offset, record)
+    }
+}
+
+fn pb_of(claim: &ShownClaim) -> Claim {
+    Claim {
+        id: Some(claim.id.to_string()),
+        client_id: claim.client.map(|client| client.to_string()),
+        ttl: Some(claim.left.as_secs_up()),
+    }
 }
 
 /// Writes the result of a renewal.
@@ -76,7 +109,14 @@ impl Consuming {
             cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
         }
         while cx.has_room() && self.consume.is_ready(&cx.resources) {
-            if !self.send_response(cx) {
+            let sent = if self.consume.shows_claims() {
+                self.send_response(cx, |form: &ClaimedForm, offset, record, out| {
+                    form.template.encode_with(&form.claim, offset, record, out);
+                })
+            } else {
+                self.send_response(cx, MessageTemplate::encode)
+            };
+            if !sent {
                 break;
             }
         }
@@ -91,7 +131,12 @@ impl Consuming {
     }
 
     /// Writes a ConsumeResponse with messages that are ready. Returns false if none are.
-    fn send_response(&mut self, cx: &mut Cx<'_>) -> bool {
+    #[inline]
+    fn send_response<F: Form>(
+        &mut self,
+        cx: &mut Cx<'_>,
+        encode: impl Fn(&F, Offset, Record<'_>, &mut Vec<u8>),
+    ) -> bool {
         let mut marked = None;
         let mut length = 0;
         if self.consume.owes_marker() {
@@ -106,7 +151,7 @@ impl Consuming {
         let bytes_max = cx.resources.settings.consume_batch_bytes.min(cx.send_limit());
         let has = u64::from(marked.is_some());
         let Gathered { runs, count, length } =
-            self.consume.gather::<MessageTemplate>(has, length, bytes_max, &cx.resources);
+            self.consume.gather::<F>(has, length, bytes_max, &cx.resources);
         if count == 0 {
             return false;
         }
@@ -122,7 +167,7 @@ impl Consuming {
                 let mut record = run.record;
                 for offset in run.offset.following(run.count) {
                     if let Some((next, message)) = run.stored.batch.record_at(record) {
-                        run.form.encode(offset, message, out);
+                        encode(&run.form, offset, message, out);
                         record = next;
                     }
                 }
@@ -163,7 +208,7 @@ impl Consuming {
 }
 
 fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
-    let Marked { partition, stored, offset, record, marker, .. } = marked;
+    let Marked { partition, stored, offset, record, claim, marker, .. } = marked;
     let Record { key, payload } =
         stored.batch.record_at(record).map_or(Record { key: &[], payload: &[] }, |(_, record)| record);
     MessageAndMetadata {
@@ -171,10 +216,12 @@ fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
         id: Some(message_id(partition, offset)),
         ttl: Some(stored.batch.ttl_secs()),
         age: Some(stored.age_secs(now.unix)),
-        claim: None,
+        claim: claim.as_ref().map(pb_of),
         payload: Some(Bytes::copy_from_slice(payload)),
         key: (!key.is_empty()).then(|| Bytes::copy_from_slice(key)),
         timestamp_ms: i64::try_from(stored.timestamp.get()).ok(),
+        delay: stored.delay_left_secs(now.unix),
+        claim_count: None,
     }
 }
 

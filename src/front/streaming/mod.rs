@@ -5,6 +5,7 @@
 //! AwaitingSetup ────────────────────▶ Opening ───────────▶ Producing ─┐ client FIN or a failure, and
 //!       ▲        SetupRequest{get}       │      positions             │ all acknowledged or refused
 //!       │                                ├─▶ Positioning ▶ Consuming ─┤ client FIN, or a failure
+//!       │        SetupRequest{claim}     ├─────────────────▶ Claiming ─┤ the same, and all settled
 //!       │                     refused    ▼                            ▼
 //!       └──────────── client FIN ──────────────────────────────── Discarding
 //! ```
@@ -17,7 +18,9 @@
 //! | `setup` | parses and checks a SetupRequest |
 //! | `produce` | the requests and responses of a produce operation |
 //! | `consume` | the requests and responses of a consume operation |
+//! | `claim` | the requests and responses of a claim operation |
 
+mod claim;
 mod consume;
 mod operations;
 mod produce;
@@ -30,7 +33,7 @@ use crate::base::error::{Fault, PeerFault};
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::units::{Offset, Partition};
-use crate::operation::{Answer, Caller, Granted, OperationId};
+use crate::operation::{Answer, Caller, ClaimEnd, Granted, OperationId, UNAWAITED};
 use crate::pb::{Delimiter, Step};
 use crate::ws::CloseCode;
 
@@ -125,8 +128,8 @@ impl ServerSession {
             return;
         }
         match (answer, &mut operations.state) {
-            (Answer::Opened { result, local_partition }, _) => {
-                operations.handle_opened(result, local_partition, cx);
+            (Answer::Opened { result, local_partition, has_claims }, _) => {
+                operations.handle_opened(result, local_partition, has_claims, cx);
             }
             (Answer::Renewed(result), _) => operations.tell_renewal(result),
             (Answer::Resolved { partition, result }, _) => operations.handle_position(partition, result, cx),
@@ -140,8 +143,37 @@ impl ServerSession {
                 Ok(fetched) => consuming.handle_fetched(partition, fetched, cx),
                 Err(fault) => operations.fail(fault.into(), cx),
             },
-            (Answer::Appended { .. } | Answer::Fetched { .. }, _) => {}
+            (Answer::Claimed { partition, result }, State::Claiming(claim)) => match result {
+                Ok(grant) => claim.handle_claimed(partition, grant, &mut cx.resources),
+                Err(fault) => self.fail_claim(fault.into(), cx),
+            },
+            (Answer::Watched { partition, result }, State::Claiming(claim)) => match result {
+                Ok(()) => claim.handle_watched(partition),
+                Err(fault) => self.fail_claim(fault.into(), cx),
+            },
+            (Answer::Settled { sequence, partition, result }, State::Claiming(claim)) => match result {
+                Ok(lost) => claim.handle_settled(sequence, partition, &lost, &mut cx.resources),
+                Err(_) if sequence == UNAWAITED => {}
+                Err(fault) => {
+                    claim.handle_failed(sequence, &mut cx.resources);
+                    self.fail_claim(fault.into(), cx);
+                }
+            },
+            (
+                Answer::Appended { .. }
+                | Answer::Fetched { .. }
+                | Answer::Claimed { .. }
+                | Answer::Watched { .. }
+                | Answer::Settled { .. },
+                _,
+            ) => {}
         }
+    }
+
+    /// Ends a claim operation, because the store has failed. What it owes will not come.
+    fn fail_claim(&mut self, fault: Fault, cx: &mut Cx<'_>) {
+        self.forget_pb(cx);
+        self.operations.fail(fault, cx);
     }
 
     /// Continues with another grant of the same client. Ends the operation if the grant does not allow it.
@@ -188,6 +220,7 @@ impl ServerSession {
             (DrainStep::Consumers { until }, State::Consuming(consuming)) => {
                 consuming.consume.drain(until, &mut cx.resources);
             }
+            (DrainStep::Consumers { until }, State::Claiming(claim)) => claim.drain(until, &mut cx.resources),
             (DrainStep::Consumers { .. }, _) => {}
         }
     }
@@ -209,6 +242,10 @@ impl ServerSession {
         match &mut self.operations.state {
             State::Producing(produce) => produce.abandon(&mut cx.resources),
             State::Consuming(consuming) => consuming.consume.cancel(&mut cx.resources),
+            State::Claiming(claim) => {
+                claim.leave(ClaimEnd::Broken, &mut cx.resources);
+                claim.forget(&mut cx.resources);
+            }
             State::AwaitingSetup | State::Opening { .. } | State::Positioning(_) | State::Discarding => {}
         }
         self.operations.end_half();
@@ -266,6 +303,13 @@ impl ServerSession {
                 is_behind: consuming.consume.is_behind(),
                 goes_on: true,
                 next_deadline: earliest(consuming.consume.next_deadline()),
+                ..open
+            },
+            State::Claiming(claim) => FrontStatus {
+                is_claiming: true,
+                waits_for_us: wanted.is_some() || !claim.is_settled(),
+                goes_on: true,
+                next_deadline: earliest(claim.next_deadline()),
                 ..open
             },
         }

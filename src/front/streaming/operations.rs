@@ -3,20 +3,21 @@
 use std::collections::VecDeque;
 
 use super::consume::{self, Consuming};
-use super::produce;
-use super::setup::{Asked, ConsumeSetup, Setup};
+use super::setup::{Asked, ConsumeSetup, Kind, Setup, Shown, Wishes};
+use super::{claim, produce};
 use crate::access::{Permit, Right};
 use crate::base::budget::{Share, Wanted};
-use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
+use crate::base::claim::View;
+use crate::base::error::{Fault, NO_CLAIMS, PeerFault, StatusCode, StoreFault};
 use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
 use crate::base::queue::QueueInfo;
 use crate::base::secret::Secret;
 use crate::base::units::{Offset, Partition};
-use crate::front::{Cx, status_of};
+use crate::front::{Cx, PbWriter, status_of};
 use crate::operation::{
-    Caller, Command, Consume, Granted, OperationId, Positioning, Produce, Routing, Subject,
+    Caller, Claim, ClaimEnd, Command, Consume, Granted, OperationId, Positioning, Produce, Routing, Subject,
 };
 use crate::pb::Status;
 use crate::ws::CloseCode;
@@ -29,13 +30,14 @@ pub(super) enum State {
     AwaitingSetup,
     /// Waits for the catalogue. `setup` is `None` if the request is malformed.
     Opening {
-        produces: bool,
+        kind: Kind,
         setup: Option<Setup>,
     },
     /// Waits for positions.
     Positioning(Box<Waiting>),
     Producing(Box<Produce>),
     Consuming(Box<Consuming>),
+    Claiming(Box<Claim>),
     /// Our half has ended, the client's has not.
     Discarding,
 }
@@ -44,8 +46,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Waiting {
     only: Option<Partition>,
-    echo: bool,
-    has_extensions: bool,
+    shown: Shown,
     positioning: Positioning,
 }
 
@@ -106,6 +107,7 @@ impl Operations {
             State::Positioning(waiting) => Some(&waiting.positioning.subject().name),
             State::Producing(produce) => Some(&produce.subject().name),
             State::Consuming(consuming) => Some(&consuming.consume.subject().name),
+            State::Claiming(claim) => Some(&claim.subject().name),
             State::AwaitingSetup | State::Discarding => None,
         }
     }
@@ -136,6 +138,7 @@ impl Operations {
         match &self.state {
             State::Opening { .. } | State::Positioning(_) => true,
             State::Producing(produce) => self.failing.is_none() && produce.is_full(&cx.resources),
+            State::Claiming(claim) => self.failing.is_none() && claim.is_full(&cx.resources),
             State::AwaitingSetup | State::Consuming(_) | State::Discarding => false,
         }
     }
@@ -157,6 +160,13 @@ impl Operations {
                 }
                 Ok(())
             }
+            State::Claiming(claim) => {
+                cx.resources.budget.release(pb.len());
+                if let Some(token) = claim::handle_pb(claim, pb, cx)? {
+                    self.renew(token, cx);
+                }
+                Ok(())
+            }
             State::AwaitingSetup => {
                 cx.resources.budget.release(pb.len());
                 self.handle_setup(pb, cx)
@@ -170,16 +180,17 @@ impl Operations {
 
     fn handle_setup(&mut self, pb: &[u8], cx: &mut Cx<'_>) -> Result<(), Fault> {
         let asked = Asked::decode(pb)?;
-        let produces = asked.produces();
+        let kind = asked.kind();
+        let produces = kind == Kind::Produce;
         // From here on, a refusal has the form of the operation's response.
-        self.state = State::Opening { produces, setup: None };
-        let setup = asked.check()?;
+        self.state = State::Opening { kind, setup: None };
+        let setup = asked.check(cx.resources.settings)?;
         let queue = setup.address.queue.clone();
-        self.state = State::Opening { produces, setup: Some(setup) };
+        self.state = State::Opening { kind, setup: Some(setup) };
         if let Some(expired) = &self.expired {
             return Err(expired.clone());
         }
-        let right = if produces { Right::Produce } else { Right::Consume };
+        let right = kind.right();
         // Before anything that depends on the queue: what is forbidden looks alike whether it exists or not.
         if !self.caller.may(right, &queue) {
             return Err(PeerFault::Forbidden(right.name()).into());
@@ -203,6 +214,7 @@ impl Operations {
         &mut self,
         opened: Result<QueueInfo, Fault>,
         local_partition: Partition,
+        has_claims: bool,
         cx: &mut Cx<'_>,
     ) {
         let State::Opening { setup, .. } = &mut self.state else { return };
@@ -218,26 +230,35 @@ impl Operations {
         if only.is_some_and(|partition| partition.0 >= queue.partitions) {
             return self.fail(PeerFault::NoPartition { partitions: queue.partitions }.into(), cx);
         }
-        let Some(Setup { address, consume }) = setup.take() else { return };
+        let Some(Setup { address, wishes }) = setup.take() else { return };
         // The operation's own copy needs no grant. It would stay in use after a change.
         let (operation, caller) = (self.operation, Caller { granted: None, ..self.caller.clone() });
         let subject = Subject { operation, caller, name: address.queue, queue };
-        let Some(ConsumeSetup { start, echo, has_extensions }) = consume else {
-            let author = self.caller.author;
-            let routing = Routing::of(author, only, queue.partitions, local_partition);
-            let produce = Produce::start(subject, routing, &mut cx.resources);
-            let granted = produce.granted();
-            self.state = State::Producing(Box::new(produce));
-            produce::accept(granted, self.caller.seconds_left(cx.resources.now), &mut cx.reply);
-            return;
-        };
-        match Positioning::start(subject, &start, &mut cx.resources) {
-            Ok(positioning) => {
-                let waiting = Waiting { only, echo, has_extensions, positioning };
-                self.state = State::Positioning(Box::new(waiting));
-                self.start_consuming(cx);
+        let token_expires = self.caller.seconds_left(cx.resources.now);
+        match wishes {
+            Wishes::Produce => {
+                let author = self.caller.author;
+                let routing = Routing::of(author, only, queue.partitions, local_partition);
+                let produce = Produce::start(subject, routing, has_claims, &mut cx.resources);
+                let granted = produce.granted();
+                self.state = State::Producing(Box::new(produce));
+                produce::accept(granted, token_expires, &mut cx.reply);
             }
-            Err(fault) => self.fail(fault.into(), cx),
+            Wishes::Consume(ConsumeSetup { start, shown }) => {
+                match Positioning::start(subject, &start, &mut cx.resources) {
+                    Ok(positioning) => {
+                        let waiting = Waiting { only, shown, positioning };
+                        self.state = State::Positioning(Box::new(waiting));
+                        self.start_consuming(cx);
+                    }
+                    Err(fault) => self.fail(fault.into(), cx),
+                }
+            }
+            Wishes::Claim(_) if !has_claims => self.fail(StoreFault::Unsupported(NO_CLAIMS).into(), cx),
+            Wishes::Claim(terms) => {
+                self.state = State::Claiming(Box::new(Claim::start(subject, terms, only)));
+                accept(token_expires, &mut cx.reply);
+            }
         }
     }
 
@@ -262,18 +283,22 @@ impl Operations {
         if self.draining {
             return self.fail(Fault::Draining, cx);
         }
-        let exclude = (!waiting.echo).then_some(self.caller.author.client);
-        let consume = Consume::start(beginning, exclude, waiting.only);
-        let consuming = Consuming { consume, has_extensions: waiting.has_extensions };
-        consume::accept(self.caller.seconds_left(cx.resources.now), &mut cx.reply);
+        let Shown { echo, claimed, has_extensions } = waiting.shown;
+        let exclude = (!echo).then_some(self.caller.author.client);
+        let view = if claimed { View::Live } else { View::Unclaimed };
+        let consume = Consume::start(beginning, exclude, view, waiting.only);
+        let consuming = Consuming { consume, has_extensions };
+        accept(self.caller.seconds_left(cx.resources.now), &mut cx.reply);
         self.state = State::Consuming(Box::new(consuming));
     }
 
     /// Returns the right that the operation needs.
     pub(super) fn right(&self) -> Option<Right> {
         match &self.state {
-            State::Opening { produces: true, .. } | State::Producing(_) => Some(Right::Produce),
-            State::Opening { .. } | State::Positioning(_) | State::Consuming(_) => Some(Right::Consume),
+            State::Opening { kind, .. } => Some(kind.right()),
+            State::Producing(_) => Some(Right::Produce),
+            State::Positioning(_) | State::Consuming(_) => Some(Right::Consume),
+            State::Claiming(_) => Some(Right::Claim),
             State::AwaitingSetup | State::Discarding => None,
         }
     }
@@ -304,7 +329,7 @@ impl Operations {
     /// Tells the client the result of a renewal, or that its grant ends soon. Only an operation that is open can
     /// carry that.
     pub(super) fn tell_renewal(&mut self, result: Result<(), Fault>) {
-        if matches!(self.state, State::Producing(_) | State::Consuming(_)) {
+        if matches!(self.state, State::Producing(_) | State::Consuming(_) | State::Claiming(_)) {
             self.renewals.push_back(result);
         }
     }
@@ -324,8 +349,10 @@ impl Operations {
             self.fail(PeerFault::PbInvalid("SetupRequest: absent".into()).into(), cx);
         }
         self.client_ended = true;
-        if let State::Producing(produce) = &mut self.state {
-            produce.handle_ending();
+        match &mut self.state {
+            State::Producing(produce) => produce.handle_ending(),
+            State::Claiming(claim) => claim.leave(ClaimEnd::Finished, &mut cx.resources),
+            _ => {}
         }
     }
 
@@ -335,9 +362,13 @@ impl Operations {
         if matches!(self.state, State::Discarding) {
             return;
         }
-        if let State::Producing(produce) = &mut self.state {
-            produce.close_batches(&mut cx.resources);
-            produce.handle_ending();
+        match &mut self.state {
+            State::Producing(produce) => {
+                produce.close_batches(&mut cx.resources);
+                produce.handle_ending();
+            }
+            State::Claiming(claim) => claim.leave(ClaimEnd::Broken, &mut cx.resources),
+            _ => {}
         }
         self.wanted = None;
         if self.failing.is_none() {
@@ -379,6 +410,24 @@ impl Operations {
                     self.end_half();
                 }
             }
+            State::Claiming(claim) => {
+                while let Some(result) = self.renewals.pop_front() {
+                    claim::tell_renewal(renewal_status(&result, &self.caller, cx), cx);
+                }
+                if self.failing.is_none() && !self.client_ended {
+                    claim::poll_transmit(claim, cx);
+                    if claim.is_drained(cx.resources.now) {
+                        claim.leave(ClaimEnd::Broken, &mut cx.resources);
+                        self.failing = Some(Fault::Draining);
+                    }
+                }
+                claim::tell_news(claim, cx);
+                let ends = self.failing.is_some() || self.client_ended;
+                if ends && claim.is_settled() || claim.is_stopped() {
+                    claim::finish(claim, self.failing.as_ref(), cx);
+                    self.end_half();
+                }
+            }
             State::AwaitingSetup | State::Opening { .. } | State::Positioning(_) => {
                 let Some(fault) = self.failing.take() else { return };
                 self.end_with(&fault, cx);
@@ -393,7 +442,8 @@ impl Operations {
         match &mut self.state {
             State::Producing(produce) => produce::finish_failed(produce, fault, cx),
             State::Consuming(consuming) => consuming.finish(Some(fault), cx),
-            State::Opening { produces: true, .. } => produce::refuse(fault, &mut cx.reply),
+            State::Claiming(claim) => claim::finish(claim, Some(fault), cx),
+            State::Opening { kind: Kind::Produce, .. } => produce::refuse(fault, &mut cx.reply),
             State::AwaitingSetup | State::Opening { .. } | State::Positioning(_) => {
                 cx.reply.pb(&status_of(fault), true);
             }
@@ -419,6 +469,12 @@ impl Operations {
         self.client_ended = false;
         self.discarded = 0;
     }
+}
+
+/// Writes the response that accepts the setup of a consumer or a worker.
+fn accept(token_expires_s: Option<u32>, reply: &mut PbWriter<'_>) {
+    let status_code = Some(StatusCode::CONTINUE.0);
+    reply.pb(&Status { status_code, token_expires_s, ..Status::default() }, false);
 }
 
 /// Returns the status that tells the result of a renewal. Its time is that of the grant in force.

@@ -9,9 +9,11 @@ use crate::front::{Cx, Origin, PbWriter, status_of};
 use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Word};
 use crate::pb::wire::Malformed;
 use crate::pb::{
-    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, WITH_TOKEN,
-    decode_produce_request, first_ttl, lone_token,
+    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, WITH_DELAY, WITH_TOKEN,
+    decode_delayed_request, decode_produce_request, first_ttl, lone_token,
 };
+
+const NO_PAYLOADS: &str = "payloads: at least one";
 
 /// Writes the response that accepts the setup.
 pub(super) fn accept(granted: MsgNum, token_expires_s: Option<u32>, reply: &mut PbWriter<'_>) {
@@ -51,11 +53,10 @@ pub(super) fn handle_pb<'pb>(
     };
     let why = match decoded {
         Ok(head) if head.payloads > 0 => {
-            let request =
-                Request { ttl: head.ttl, payloads: head.payloads, keys: head.keys, bytes: pb.len() };
-            return produce.receive(request, copied, || records(pb), resources).map(|()| None);
+            return produce.receive(request(head, 0, pb), copied, || records(pb), resources).map(|()| None);
         }
-        Ok(_) => "payloads: at least one",
+        Ok(_) => NO_PAYLOADS,
+        Err(WITH_DELAY) => return handle_delayed(produce, pb, copied, cx),
         Err(malformed) => {
             let token = if malformed == WITH_TOKEN { lone_token(pb) } else { None };
             if token.is_some() {
@@ -67,6 +68,32 @@ pub(super) fn handle_pb<'pb>(
     };
     produce.give_up(copied, pb.len(), resources);
     Err(PeerFault::PbInvalid(why.into()).into())
+}
+
+/// Handles a ProduceRequest with a delay. Of it, `copied` was copied before that was known.
+#[cold]
+fn handle_delayed<'pb>(
+    produce: &mut Produce,
+    pb: &'pb [u8],
+    copied: Option<Copied>,
+    cx: &mut Cx<'_>,
+) -> Result<Option<&'pb str>, Fault> {
+    let resources = &mut cx.resources;
+    let why = match decode_delayed_request(pb, |_| {}) {
+        Ok((head, delay)) if head.payloads > 0 => {
+            // The delay may have come behind the payloads.
+            produce.roll_back(copied);
+            return produce.receive(request(head, delay, pb), None, || records(pb), resources).map(|()| None);
+        }
+        Ok(_) => NO_PAYLOADS,
+        Err(malformed) => malformed.0,
+    };
+    produce.give_up(copied, pb.len(), resources);
+    Err(PeerFault::PbInvalid(why.into()).into())
+}
+
+fn request(head: ProduceRequestHead, delay: u32, pb: &[u8]) -> Request {
+    Request { ttl: head.ttl, delay, payloads: head.payloads, keys: head.keys, bytes: pb.len() }
 }
 
 /// Decodes a ProduceRequest and copies its payloads. A separate function: if inlined, its loop does not keep
@@ -83,7 +110,7 @@ fn copy(pb: &[u8], mut copying: Copying<'_>) -> (Result<ProduceRequestHead, Malf
 /// Decodes the messages of a ProduceRequest that has been decoded before and so is valid.
 fn records(pb: &[u8]) -> Vec<Record<'_>> {
     let (mut payloads, mut keys) = (Vec::new(), Vec::new());
-    let _ = decode_produce_request(pb, |field| match field {
+    let _ = decode_delayed_request(pb, |field| match field {
         ProduceField::Payload(payload) => payloads.push(payload),
         ProduceField::Key(key) => keys.push(key),
     });

@@ -19,12 +19,13 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use super::claiming::{Claiming, Worked};
 use super::figures::{Measured, result};
 use super::meter::Meter;
 use super::observed::Observed;
 use super::pacer::Pacer;
 use super::part::Part;
-use super::plan::{About, Peer, Plan};
+use super::plan::{About, Mode, Peer, Plan};
 use super::producer::Produced;
 use super::progress::Progress;
 use super::reading::{Consumed, Reading};
@@ -69,12 +70,13 @@ struct Job {
 enum Done {
     Produced(Produced),
     Consumed(Consumed),
+    Worked(Worked),
 }
 
 /// Runs the plan against the peer and returns what was measured.
 pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let plan = Arc::new(plan);
-    let progress = Arc::new(Progress::new(plan.producers(), plan.consumers(), plan.interrupt.clone()));
+    let progress = Arc::new(Progress::new(&plan));
     progress.learn(security(&plan)?);
     let began = Instant::now();
     let (to, pieces) = channel();
@@ -96,11 +98,13 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     drop(to);
     let mut observed = Observed::start(&plan, &progress, pieces);
     let window = observed.window;
-    let (mut produced, mut consumed, mut failure) = (Vec::new(), Vec::new(), observed.failure.take());
+    let (mut produced, mut consumed, mut worked) = (Vec::new(), Vec::new(), Vec::new());
+    let mut failure = observed.failure.take();
     for thread in threads {
         match thread.join().map_err(|_| broken(&"a client's thread has panicked"))? {
             Ok(Done::Produced(one)) => produced.push(one),
             Ok(Done::Consumed(one)) => consumed.push(one),
+            Ok(Done::Worked(one)) => worked.push(one),
             Err(error) => failure = failure.or(Some(broken(&error))),
         }
     }
@@ -111,7 +115,8 @@ pub fn run(peer: Peer, plan: Plan) -> Result<RunResult, ClientError> {
     let (gathered, server) = observed.finish()?;
     let setup = histogram();
     let tls = progress.tls();
-    Ok(result(&plan, Measured { window, elapsed, tls, produced, consumed, setup, gathered, server }))
+    let measured = Measured { window, elapsed, tls, produced, consumed, worked, setup, gathered, server };
+    Ok(result(&plan, measured))
 }
 
 /// Returns what a peer's address agrees to with a client, if it uses TLS. The peer's own client does not say.
@@ -145,6 +150,12 @@ fn run_job(peer: Peer, mut job: Job, produces: bool) -> Result<Done, Failed> {
             progress.acknowledged[number].store(produced.acknowledged, Ordering::Release);
             Done::Produced(produced)
         })
+    } else if job.part.plan.mode == Mode::Claim {
+        match peer {
+            Peer::Kafka => Err("Kafka's client has no claims".into()),
+            Peer::Nats => nats::claim(&mut job),
+        }
+        .map(Done::Worked)
     } else {
         match peer {
             Peer::Kafka => kafka::consume(&mut job),
@@ -186,6 +197,13 @@ impl Job {
     fn answered(&mut self, produced: &mut Produced, intended_ns: u64, now: Instant, failure: Option<String>) {
         let intended = self.part.plan.epoch + Duration::from_nanos(intended_ns);
         produced.answered(self.window, &mut self.meter, (intended, now), 1, failure.as_deref());
+    }
+
+    /// Creates the state that verifies and counts this worker's messages.
+    fn claiming(&self) -> Claiming {
+        let mut claiming = Claiming::new(self.part.clone());
+        claiming.measure(self.window);
+        claiming
     }
 
     /// Creates the state that verifies and counts this connection's messages.

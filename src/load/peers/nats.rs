@@ -1,5 +1,6 @@
 //! NATS JetStream: one stream per queue, over the server's WebSocket port. Each message is published and
-//! acknowledged on its own.
+//! acknowledged on its own. A queue of workers is a stream with work-queue retention, and one durable consumer that all
+//! workers share.
 
 use std::collections::VecDeque;
 use std::future::{Future, IntoFuture};
@@ -8,15 +9,18 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_nats::ConnectOptions;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::consumer::pull::{Config as PullConfig, OrderedConfig};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, Context as JetStream};
 use bytes::Bytes;
 use futures_lite::StreamExt;
+use futures_lite::future::or;
+use tokio::task::JoinSet;
 
+use super::super::claiming::{Group, Worked};
 use super::super::pacer::{Pace, Room};
 use super::super::plan::{About, Mode, Plan};
 use super::super::producer::Produced;
@@ -61,20 +65,35 @@ pub(super) fn prepare(plan: &Plan, queues: &[String]) -> Result<About, Failed> {
         let (client, context) = connect(plan).await?;
         let mut kept = String::new();
         for queue in queues {
+            let retention = match plan.mode {
+                Mode::Claim => RetentionPolicy::WorkQueue,
+                _ => RetentionPolicy::Limits,
+            };
             let config = Config {
                 name: queue.clone(),
+                retention,
                 subjects: vec![format!("{queue}.>")],
                 storage: StorageType::File,
-                discard: DiscardPolicy::Old,
+                // What no worker has had must not be dropped.
+                discard: if plan.mode == Mode::Claim { DiscardPolicy::New } else { DiscardPolicy::Old },
                 max_bytes: STREAM_BYTES,
                 num_replicas: 1,
                 ..Config::default()
             };
             let stream = context.get_or_create_stream(config).await?;
             // The stream may have existed before, with other settings.
-            let Config { storage, num_replicas, .. } = &stream.cached_info().config;
+            let Config { storage, num_replicas, retention: found, .. } = &stream.cached_info().config;
+            if *found != retention {
+                return Err(format!(
+                    "the stream {queue} has {found:?} retention instead of {retention:?}: choose another --queue"
+                )
+                .into());
+            }
             let place = if *storage == StorageType::File { "a file" } else { "memory" };
             kept = format!("in {place} of {num_replicas} replicas");
+            if plan.mode == Mode::Claim {
+                share_consumer(plan, &stream).await?;
+            }
         }
         let info = client.server_info();
         Ok(About {
@@ -204,3 +223,99 @@ pub(super) fn consume(job: &mut Job) -> Result<Consumed, Failed> {
 
 /// How many messages a consumer takes before it checks the time.
 const TAKEN_AT_ONCE: usize = 500;
+
+/// The name of the consumer that all workers of a stream share.
+const WORKERS: &str = "workers";
+
+/// Creates the consumer that all workers share. An earlier run may have left one with other settings.
+async fn share_consumer(plan: &Plan, stream: &Stream) -> Result<(), Failed> {
+    // Fails if there is none.
+    let _ = stream.delete_consumer(WORKERS).await;
+    let most = plan.claim_window.saturating_mul(plan.consumers().into());
+    let config = PullConfig {
+        durable_name: Some(WORKERS.into()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: Duration::from_secs(plan.lease.into()),
+        max_ack_pending: i64::try_from(most)?,
+        ..PullConfig::default()
+    };
+    stream.create_consumer(config).await?;
+    Ok(())
+}
+
+/// The acknowledgements of a group that are not confirmed.
+type Confirming = JoinSet<Result<(), async_nats::Error>>;
+
+/// Waits for the next acknowledgements of the oldest group. Never ends if there is none.
+async fn confirmed(pending: &mut VecDeque<(Group, Confirming)>) -> Result<(), Failed> {
+    match pending.front_mut() {
+        Some((_, acks)) => match acks.join_next().await {
+            Some(ack) => ack?,
+            None => Ok(()),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) fn claim(job: &mut Job) -> Result<Worked, Failed> {
+    let plan = job.part.plan.clone();
+    runtime()?.block_on(async {
+        let (client, context) = connect(&plan).await?;
+        let stream = context.get_stream(&job.queue).await?;
+        let consumer: Consumer<PullConfig> = stream.get_consumer(WORKERS).await?;
+        let batch = usize::try_from(plan.claim_window)?;
+        let mut messages = consumer.stream().max_messages_per_batch(batch).messages().await?;
+        let has_begun = job.begin();
+        let mut claiming = job.claiming();
+        if !has_begun {
+            return Ok(claiming.worked(None));
+        }
+        let mut pending: VecDeque<(Group, Confirming)> = VecDeque::new();
+        let mut number = 0;
+        while !claiming.is_over(Instant::now()) {
+            let next = async { Ok(Some(messages.next().await)) };
+            let ack = async { confirmed(&mut pending).await.map(|()| None) };
+            let first = match tokio::time::timeout(LOOK_EVERY, or(ack, next)).await {
+                Ok(first) => first?,
+                Err(_) => None,
+            };
+            let now = Instant::now();
+            while let Some((group, _)) = pending.pop_front_if(|(_, acks)| acks.is_empty()) {
+                claiming.settle(now, &group, &mut job.meter);
+            }
+            let mut taken = match first {
+                Some(Some(first)) => vec![first?],
+                Some(None) => return Err("the stream of messages has ended".into()),
+                None => continue,
+            };
+            while taken.len() < TAKEN_AT_ONCE
+                && let Some(Some(next)) = futures_lite::future::poll_once(messages.next()).await
+            {
+                taken.push(next?);
+            }
+            claiming.begin(now, &mut job.meter);
+            taken.retain(|message| {
+                number += 1;
+                claiming.handle(number, &message.payload, &mut job.meter)
+            });
+            let group = claiming.end(&mut job.meter);
+            match group {
+                Some(group) if plan.double_ack => {
+                    let acks = taken.into_iter().map(|message| async move { message.double_ack().await });
+                    pending.push_back((group, acks.collect()));
+                }
+                group => {
+                    for message in &taken {
+                        message.ack().await?;
+                    }
+                    if let Some(group) = group {
+                        claiming.settle(Instant::now(), &group, &mut job.meter);
+                    }
+                }
+            }
+        }
+        // Acknowledgements without a confirmation may still be on their way.
+        client.flush().await?;
+        Ok(claiming.worked(None))
+    })
+}

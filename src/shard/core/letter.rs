@@ -1,6 +1,7 @@
 //! The letters between shards. All letters of a turn from one shard to another travel as one delivery.
 
 use super::slab::ConnectionId;
+use crate::base::claim::Worker;
 use crate::base::error::Fault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
@@ -19,6 +20,8 @@ impl Asker for Connections {
     type Fetch = PartitionToken;
     type Resolve = PartitionToken;
     type Delete = DeletionId;
+    type Claim = ClaimToken;
+    type Settle = SettleToken;
 }
 
 /// The address of an operation: where an answer goes.
@@ -67,6 +70,30 @@ pub struct PartitionToken {
     pub partition: Partition,
 }
 
+/// The token of a claim, or of a request to watch for messages to claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClaimToken {
+    /// The operation that asks.
+    pub by: Asking,
+    /// The partition, in the operation's queue.
+    pub partition: Partition,
+    /// When it asked, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
+    pub asked_ns: u64,
+}
+
+/// The token of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettleToken {
+    /// The operation that settles.
+    pub by: Asking,
+    /// The partition, in the operation's queue.
+    pub partition: Partition,
+    /// The number of the settlement in the operation.
+    pub sequence: Sequence,
+    /// When it was asked for, [`Now::mono_ns`](crate::base::clock::Now::mono_ns).
+    pub asked_ns: u64,
+}
+
 /// The token of a deletion: a number that the queue's home has chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeletionId(pub(super) u64);
@@ -74,8 +101,17 @@ pub struct DeletionId(pub(super) u64);
 impl Asking {
     /// Returns the stream of the operation's appends.
     pub fn stream(&self) -> Stream {
+        Stream(self.number())
+    }
+
+    /// Returns the operation as a worker that claims.
+    pub fn worker(&self) -> Worker {
+        Worker(self.number())
+    }
+
+    fn number(&self) -> u128 {
         let of_shard = u128::from(self.connection.as_u64()) << 32 | u128::from(self.operation.0);
-        Stream(u128::from(self.shard) << 96 | of_shard)
+        u128::from(self.shard) << 96 | of_shard
     }
 }
 

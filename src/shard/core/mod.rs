@@ -61,7 +61,9 @@ mod verdicts;
 pub use authentication::AuthCounters;
 pub use connection::{Connection, Env};
 pub use deletions::{Deleted, FORGET};
-pub use letter::{AppendToken, Asking, Connections, DeletionId, Letter, OpenToken, PartitionToken};
+pub use letter::{
+    AppendToken, Asking, ClaimToken, Connections, DeletionId, Letter, OpenToken, PartitionToken, SettleToken,
+};
 pub use peer::{Peer, ProxyFrom};
 pub use proxy::{Announced, ProxyHeader};
 pub use roster::{ConnectionState, Position, ROSTER_SLOTS, Roster};

@@ -157,7 +157,12 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Opened { token, result } => self.handle_made(now, token, result),
             Completion::Deleted { token, result } => self.handle_deleted(now, token, result),
             // These do not change a queue.
-            Completion::Appended { .. } | Completion::Fetched { .. } | Completion::Resolved { .. } => {}
+            Completion::Appended { .. }
+            | Completion::Fetched { .. }
+            | Completion::Resolved { .. }
+            | Completion::Claimed { .. }
+            | Completion::Watched { .. }
+            | Completion::Settled { .. } => {}
         }
     }
 
@@ -248,7 +253,8 @@ impl<S: Store<Connections>> Core<S> {
                 local_partition =
                     owned.get(id.slot as usize % owned.len().max(1)).copied().unwrap_or_default();
             }
-            let answer = Answer::Opened { result: opened, local_partition };
+            let has_claims = S::CLAIMS;
+            let answer = Answer::Opened { result: opened, local_partition, has_claims };
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));
         });
     }

@@ -118,6 +118,7 @@ fn kind(connection: &Connection, status: FrontStatus) -> &'static str {
         _ if connection.is_handshaking() => "handshake",
         _ if connection.is_closing() => "closing",
         FrontStatus { is_consuming: true, .. } => "consume",
+        FrontStatus { is_claiming: true, .. } => "claim",
         FrontStatus { credit: Some(_), .. } => "produce",
         FrontStatus { is_busy: true, .. } => "setup",
         _ => "idle",

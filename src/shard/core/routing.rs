@@ -1,6 +1,8 @@
 //! Routes commands to the stores that own their partitions, and the stores' completions back.
 
-use super::{AppendToken, Asking, ConnectionId, Connections, Core, Letter, PartitionToken};
+use super::{
+    AppendToken, Asking, ClaimToken, ConnectionId, Connections, Core, Letter, PartitionToken, SettleToken,
+};
 use crate::base::clock::Now;
 use crate::base::error::Fault;
 use crate::base::names::{Project, QueueName};
@@ -53,7 +55,7 @@ impl<S: Store<Connections>> Core<S> {
                 let token = of(operation, target);
                 (target, Request::Resolve { token, partition: target.partition, position })
             }
-            Command::Fetch { operation, target, from, exclude, wait } => {
+            Command::Fetch { operation, target, from, exclude, view, wait } => {
                 let token = of(operation, target);
                 let fetch = Request::Fetch {
                     token,
@@ -61,9 +63,31 @@ impl<S: Store<Connections>> Core<S> {
                     from,
                     bytes_max: self.settings.operation.fetch_bytes,
                     exclude,
+                    view,
                     wait,
                 };
                 (target, fetch)
+            }
+            Command::Claim { operation, target, terms, messages_max, bytes_max } => {
+                let (by, partition) = (by(operation), target.partition);
+                let token = ClaimToken { by, partition: partition.partition, asked_ns: now.mono_ns };
+                let worker = by.worker();
+                (target, Request::Claim { token, worker, partition, terms, messages_max, bytes_max })
+            }
+            Command::Watch { operation, target, wanted } => {
+                let (by, partition) = (by(operation), target.partition);
+                let token = ClaimToken { by, partition: partition.partition, asked_ns: now.mono_ns };
+                (target, Request::Watch { token, worker: by.worker(), partition, wanted })
+            }
+            Command::Settle { operation, sequence, target, settlements } => {
+                let (by, asked_ns) = (by(operation), now.mono_ns);
+                let partition = target.partition;
+                let token = SettleToken { by, partition: partition.partition, sequence, asked_ns };
+                (target, Request::Settle { token, partition, settlements })
+            }
+            Command::Leave { operation, target, leaving } => {
+                let worker = by(operation).worker();
+                (target, Request::Leave { worker, partition: target.partition, leaving })
             }
             Command::Cancel { operation, target } => {
                 let token = of(operation, target);
@@ -122,6 +146,22 @@ impl<S: Store<Connections>> Core<S> {
                 token.by.shard
             }
             Completion::Fetched { token, .. } | Completion::Resolved { token, .. } => token.by.shard,
+            Completion::Claimed { token, result } => {
+                if let Ok(Some(grant)) = result {
+                    let messages: u64 =
+                        grant.runs.iter().map(|run| run.offsets.end.since(run.offsets.start)).sum();
+                    let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+                    self.latency.record(Stage::Grant, now.since_ns(token.asked_ns), messages);
+                }
+                token.by.shard
+            }
+            Completion::Watched { token, .. } => token.by.shard,
+            Completion::Settled { token, result } => {
+                if result.is_ok() {
+                    self.latency.record(Stage::Settle, now.since_ns(token.asked_ns), 1);
+                }
+                token.by.shard
+            }
         };
         if shard == self.shard {
             self.handle_completion(now, completion);
@@ -145,6 +185,16 @@ impl<S: Store<Connections>> Core<S> {
             }
             Completion::Resolved { token, result } => {
                 (token.by, Answer::Resolved { partition: token.partition, result })
+            }
+            Completion::Claimed { token, result } => {
+                (token.by, Answer::Claimed { partition: token.partition, result })
+            }
+            Completion::Watched { token, result } => {
+                (token.by, Answer::Watched { partition: token.partition, result })
+            }
+            Completion::Settled { token, result } => {
+                let SettleToken { by, partition, sequence, .. } = token;
+                (by, Answer::Settled { sequence, partition, result })
             }
             // The queue's home finishes these.
             Completion::Opened { .. } | Completion::Deleted { .. } => return,

@@ -99,7 +99,7 @@ impl<S: Store<Connections>> Core<S> {
             self.budget.set_waiting(share, waiting.len());
         }
         let overheld = self.budget.is_overheld();
-        let starves = status.is_starved || overheld && status.is_consuming;
+        let starves = status.is_starved || overheld && (status.is_consuming || status.is_claiming);
         if starves && !connection.is_starved {
             connection.is_starved = true;
             self.starved.push(id);

@@ -19,12 +19,13 @@ impl<S: Store<Connections>> Core<S> {
         for share in Share::ALL {
             self.wake_waiting_in(now, share);
         }
-        // Producers wait for credit while the budget is tight, consumers while too much waits to be sent.
+        // Producers wait for credit while the budget is tight, consumers and workers while too much waits to be sent.
         let (tight, overheld) = (self.budget.is_tight(), self.budget.is_overheld());
         if !tight || !overheld {
             for id in std::mem::take(&mut self.starved) {
                 let Some(connection) = self.connections.get_mut(id) else { continue };
-                let consumes = connection.status().is_consuming;
+                let status = connection.status();
+                let consumes = status.is_consuming || status.is_claiming;
                 if if consumes { overheld } else { tight } {
                     self.starved.push(id);
                 } else {

@@ -7,7 +7,7 @@ use crate::base::names::FullName;
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition};
 use crate::operation::RegulatorSnapshot;
-use crate::store::{Store, StoreCounters, Tail};
+use crate::store::{ClaimCounters, Store, StoreCounters, Tail};
 use crate::tls::Counters;
 
 /// The part of a shard's state that takes no work to collect.
@@ -23,6 +23,8 @@ pub struct ShardPulse {
     pub counters: CoreCounters,
     /// The counters of its store.
     pub store: StoreCounters,
+    /// The counters of claims.
+    pub claims: ClaimCounters,
     /// What its producers are allowed, and why.
     pub regulator: RegulatorSnapshot,
     /// The counters of its TLS connections.
@@ -108,6 +110,7 @@ impl<S: Store<Connections>> Core<S> {
             },
             counters: self.counters.clone(),
             store: self.store.counters(),
+            claims: self.store.claims(),
             regulator: self.regulator.snapshot(),
             tls,
         }

@@ -13,8 +13,8 @@ use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::base::units::Offset;
+use crate::store::fetch::Fetch;
 use crate::store::waiting::Waiting;
-use crate::store::window::Fetch;
 
 /// How long answers must say that a partition ends before a consumer's position.
 const PROOF: Millis = Millis::new(3_000);
@@ -136,7 +136,15 @@ mod tests {
     }
 
     fn fetch(token: u64, from: Offset) -> Fetch<u64> {
-        Fetch { token, from, bytes_max: 1, exclude: None, wait: true, since: Millis::ZERO }
+        Fetch {
+            token,
+            from,
+            bytes_max: 1,
+            exclude: None,
+            view: Default::default(),
+            wait: true,
+            since: Millis::ZERO,
+        }
     }
 
     fn tokens(fetches: &[Fetch<u64>]) -> Vec<u64> {

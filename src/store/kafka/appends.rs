@@ -13,7 +13,7 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
 use crate::base::queue::QueueId;
-use crate::store::{Asker, Completion, Fence, StoreCounters};
+use crate::store::{Asker, Completion, Fence, NO_CLAIMS, StoreCounters};
 
 /// The appends of a shard.
 #[derive(Debug)]
@@ -44,6 +44,11 @@ impl<T: Asker> Appends<T> {
         if self.fence.is_closed(append.stream) {
             self.refused += u64::from(append.batch.count());
             return self.fail(append.token, StoreFault::Fenced);
+        }
+        if append.batch.delay_secs() > 0 {
+            self.refused += u64::from(append.batch.count());
+            self.fence.close(now, append.stream);
+            return self.fail(append.token, StoreFault::Unsupported(NO_CLAIMS));
         }
         self.producer.append(append);
         self.take_outcomes(now, queues);

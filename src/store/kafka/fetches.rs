@@ -22,7 +22,7 @@ use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, Position, QueueId};
 use crate::base::units::Offset;
-use crate::store::window::Fetch;
+use crate::store::fetch::Fetch;
 use crate::store::{Asker, Completion};
 
 /// How much memory and how many clients a shard uses for reading.

@@ -95,9 +95,10 @@ use self::properties::Properties;
 use self::queues::Queues;
 use self::topic_rules::TopicRules;
 use self::topics::forgotten;
-use super::window::Fetch;
+use super::fetch::Fetch;
 use super::{Asker, Completion, Placement, Request, Store, StoreCounters, StoreEvent};
 use crate::base::clock::Now;
+use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::queue::QueueId;
@@ -263,8 +264,8 @@ impl<T: Asker> Store<T> for Kafka<T> {
                     None => self.appends.fail(token, forgotten()),
                 }
             }
-            Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
+            Request::Fetch { token, partition, from, bytes_max, exclude, view, wait } => {
+                let fetch = Fetch { token, from, bytes_max, exclude, view, wait, since: now.mono };
                 self.fetches.fetch(now, partition, fetch, &mut self.queues);
                 self.run_chores();
                 self.has_more = true;
@@ -274,7 +275,15 @@ impl<T: Asker> Store<T> for Kafka<T> {
                 self.has_more = true;
             }
             Request::Cancel { token, partition } => self.fetches.cancel(token, partition),
-            Request::Delete { token, .. } => self.queues.refuse_deletion(token),
+            Request::Delete { token, .. } => {
+                let result = Err(StoreFault::NoCatalogue);
+                self.queues.refuse(Completion::Deleted { token, result });
+            }
+            other => {
+                if let Ok(Some(refusal)) = other.without_claims() {
+                    self.queues.refuse(refusal);
+                }
+            }
         }
         Ok(())
     }

@@ -10,7 +10,6 @@ use super::topic_rules::TopicRules;
 use super::topics::{KnownTopics, TopicInfo, Topics};
 use super::watch::{WATCHING, Watch};
 use crate::base::clock::Now;
-use crate::base::error::StoreFault;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::QueueId;
 use crate::store::{Asker, Completion, StoreEvent};
@@ -22,7 +21,7 @@ pub(super) struct Queues<T: Asker> {
     known: KnownTopics,
     watch: Watch,
     /// Deletions that were asked for.
-    refused: VecDeque<T::Delete>,
+    refused: VecDeque<Completion<T>>,
 }
 
 impl<T: Asker> Queues<T> {
@@ -106,16 +105,15 @@ impl<T: Asker> Queues<T> {
         self.watch.look(now, client);
     }
 
-    /// Refuses to delete a queue: topics belong to the cluster's operator.
-    pub(super) fn refuse_deletion(&mut self, token: T::Delete) {
-        self.refused.push_back(token);
+    /// Answers a request that this store refuses.
+    pub(super) fn refuse(&mut self, refusal: Completion<T>) {
+        self.refused.push_back(refusal);
     }
 
     /// Returns the next queue that was opened, or could not be opened or deleted.
     pub(super) fn poll(&mut self) -> Option<Completion<T>> {
-        let refused = |token| Completion::Deleted { token, result: Err(StoreFault::NoCatalogue) };
         let opened = self.openings.poll().map(|(token, result)| Completion::Opened { token, result });
-        opened.or_else(|| self.refused.pop_front().map(refused))
+        opened.or_else(|| self.refused.pop_front())
     }
 
     /// Returns the next queue whose topic has changed.

@@ -20,8 +20,8 @@ use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::base::units::Offset;
+use crate::store::fetch::Fetch;
 use crate::store::waiting::Waiting;
-use crate::store::window::Fetch;
 
 /// How much a reader keeps of what it has read, in bytes.
 pub const WINDOW_BYTES: usize = 8 << 20;

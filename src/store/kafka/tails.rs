@@ -17,8 +17,9 @@ use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::base::units::{Offset, Partition};
+use crate::store::fetch::Fetch;
 use crate::store::waiting::Waiting;
-use crate::store::window::{Fetch, Window};
+use crate::store::window::Window;
 
 /// How long a tail runs without a fetch.
 const UNUSED: Millis = Millis::new(10_000);

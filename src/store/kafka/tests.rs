@@ -18,6 +18,7 @@ use super::tails::AtTail;
 use super::topics::TopicInfo;
 use super::{Cluster, Kafka, News, WINDOW_BYTES};
 use crate::base::batch::Fetched;
+use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::UnixMillis;
@@ -25,7 +26,7 @@ use crate::base::names::{Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId, Signing};
 use crate::base::units::{Offset, Partition};
 use crate::store::conformance::{self, Lab, batch};
-use crate::store::window::Fetch;
+use crate::store::fetch::Fetch;
 use crate::store::{Completion, Life, Request, Store, Stream};
 
 /// Returns the one broker for all tests of this process.
@@ -105,8 +106,15 @@ impl Lone {
 
     /// Returns the result of a waiting fetch from an offset.
     fn fetched(&self, store: &mut Kafka<u64>, partition: PartitionKey, from: Offset) -> Fetched {
-        let fetch =
-            Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
+        let fetch = Request::Fetch {
+            token: 0,
+            partition,
+            from,
+            bytes_max: 1 << 20,
+            exclude: None,
+            view: View::Unclaimed,
+            wait: true,
+        };
         assert!(store.submit(self.now(), fetch).is_ok());
         match self.next(store) {
             Completion::Fetched { result: Ok(fetched), .. } => fetched,
@@ -211,8 +219,15 @@ fn messages_larger_than_what_a_reader_keeps_are_read() {
     let mut from = Offset::ZERO;
     let mut read = Vec::new();
     while from < Offset(3) {
-        let fetch =
-            Request::Fetch { token: 9, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
+        let fetch = Request::Fetch {
+            token: 9,
+            partition,
+            from,
+            bytes_max: 1 << 20,
+            exclude: None,
+            view: View::Unclaimed,
+            wait: true,
+        };
         assert!(store.submit(lone.now(), fetch).is_ok());
         let Completion::Fetched { result: Ok(fetched), .. } = lone.next(&mut store) else {
             panic!("it is there")
@@ -282,8 +297,15 @@ fn temporary_errors_of_brokers_do_not_reach_clients_and_order_is_kept() {
     }
     let (mut from, mut read) = (Offset::ZERO, Vec::new());
     while read.len() < numbers.len() {
-        let fetch =
-            Request::Fetch { token: 0, partition, from, bytes_max: 1 << 20, exclude: None, wait: true };
+        let fetch = Request::Fetch {
+            token: 0,
+            partition,
+            from,
+            bytes_max: 1 << 20,
+            exclude: None,
+            view: View::Unclaimed,
+            wait: true,
+        };
         assert!(store.submit(lone.now(), fetch).is_ok());
         let Completion::Fetched { result: Ok(fetched), .. } = lone.next(&mut store) else {
             panic!("it is there")
@@ -382,6 +404,7 @@ fn a_position_beyond_the_end_continues_at_the_oldest() {
         from: Offset(2),
         bytes_max: 1 << 20,
         exclude: None,
+        view: View::Unclaimed,
         wait: true,
     };
     assert!(store.submit(lone.now(), fetch).is_ok());
@@ -410,6 +433,7 @@ fn a_consumer_ahead_of_the_tail_gets_no_rewind() {
         from: Offset(5),
         bytes_max: 1 << 20,
         exclude: None,
+        view: View::Unclaimed,
         wait: false,
         since: lone.now().mono,
     };
@@ -428,8 +452,15 @@ fn a_fetch_beyond_the_end_can_be_cancelled() {
     assert_eq!(lone.appended(&mut store), (1, Ok(())));
     // This starts the tail.
     lone.read(&mut store, partition, Offset(0), 1);
-    let fetch =
-        Request::Fetch { token: 9, partition, from: Offset(1_000), bytes_max: 1, exclude: None, wait: true };
+    let fetch = Request::Fetch {
+        token: 9,
+        partition,
+        from: Offset(1_000),
+        bytes_max: 1,
+        exclude: None,
+        view: View::Unclaimed,
+        wait: true,
+    };
     assert!(store.submit(lone.now(), fetch).is_ok());
     assert_eq!(store.waiting(), 1);
     assert!(store.submit(lone.now(), Request::Cancel { token: 9, partition }).is_ok());

@@ -19,7 +19,8 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::UnixMillis;
 use crate::base::units::Offset;
-use crate::store::window::{Fetch, Window};
+use crate::store::fetch::Fetch;
+use crate::store::window::Window;
 use crate::store::{Asker, Completion};
 
 /// The number of chunks in a window.

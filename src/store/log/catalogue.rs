@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::format::{Reader, Unreadable, behind_prefix, checksum, with_prefix};
+use super::format::{Reader, Unreadable, VERSION, behind_prefix, checksum, with_prefix};
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::Signing;
 use crate::store::Life;
@@ -85,7 +85,7 @@ impl Record {
 
 /// Returns the first bytes of a catalogue file, before its records.
 pub fn beginning() -> Vec<u8> {
-    with_prefix(MAGIC, &[])
+    with_prefix(MAGIC, VERSION, &[])
 }
 
 /// The content of a catalogue file.
@@ -104,11 +104,11 @@ pub struct Records {
 pub fn parse(file: &[u8]) -> Result<Records, Unreadable> {
     let mut at = beginning().len();
     let mut found = Records { end: at as u64, ..Records::default() };
-    match behind_prefix(MAGIC, file, 0) {
+    match behind_prefix(MAGIC, VERSION, file, 0) {
         Ok(_) => {}
-        Err(why @ Unreadable::Version(_)) => return Err(why),
         // The records have their own checksums.
         Err(Unreadable::Damaged) => found.damage.push((0, found.end)),
+        Err(why) => return Err(why),
     }
     while at < file.len() {
         if let Some((record, length)) = Record::parse(&file[at..]) {

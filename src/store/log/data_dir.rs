@@ -24,6 +24,8 @@ pub struct DataDir {
     state: Mutex<SharedState>,
     /// The number of segments retired since the start.
     retirements: AtomicUsize,
+    /// The number of openings of queues since the start.
+    openings: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +76,7 @@ pub(super) struct ShardStart {
 impl DataDir {
     /// Shares the state that recovery found.
     pub(super) fn new(state: SharedState) -> Self {
-        Self { state: Mutex::new(state), retirements: AtomicUsize::new(0) }
+        Self { state: Mutex::new(state), ..Self::default() }
     }
 
     /// Returns the queues and partitions that recovery found, for tools.
@@ -147,6 +149,16 @@ impl DataDir {
         self.retirements.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Returns the number of openings of queues since the start.
+    pub(super) fn openings(&self) -> usize {
+        self.openings.load(Ordering::Acquire)
+    }
+
+    /// Returns the open queues, by incarnation.
+    pub(super) fn opened(&self) -> HashMap<u64, QueueId> {
+        self.lock().opened.iter().map(|(queue, incarnation)| (*incarnation, *queue)).collect()
+    }
+
     /// Returns each queue's name and number of partitions, by incarnation.
     pub(super) fn names(&self) -> HashMap<u64, (FullName, u16)> {
         let state = self.lock();
@@ -163,6 +175,7 @@ impl DataDir {
         let mut state = self.lock();
         let life = *state.queues.get(name)?;
         state.opened.insert(id, life.incarnation);
+        self.openings.fetch_add(1, Ordering::AcqRel);
         Some(Life { signing: state.signing(), ..life })
     }
 
@@ -177,6 +190,7 @@ impl DataDir {
     pub(super) fn record(&self, id: QueueId, name: FullName, life: Life) -> Life {
         let mut state = self.lock();
         state.opened.insert(id, life.incarnation);
+        self.openings.fetch_add(1, Ordering::AcqRel);
         state.queues.insert(name, life);
         Life { signing: state.signing(), ..life }
     }
@@ -203,7 +217,10 @@ impl DataDir {
     pub(super) fn take_shard(&self, shard: u16, shards: u16) -> ShardStart {
         debug_assert!(shard < shards, "{shard} of {shards}");
         let mut state = self.lock();
-        let is_owner = |(id, hash, _): &mut (PartitionId, u64, Past)| owner(*hash, id.1, shards) == shard;
+        // State belongs to the owner of the messages.
+        let is_owner = |((_, partition), hash, _): &mut (PartitionId, u64, Past)| {
+            owner(*hash, partition.of_state().unwrap_or(*partition), shards) == shard
+        };
         let is_its = |segment: &mut Arc<Segment>| segment.number % u64::from(shards) == u64::from(shard);
         ShardStart {
             pasts: state.pasts.extract_if(.., is_owner).map(|(id, _, past)| (id, past)).collect(),

@@ -1,34 +1,41 @@
-//! The content of the log's files, byte by byte. Version 1. All numbers are little-endian; checksums are
-//! CRC-32C (RFC 3720).
+//! The content of the log's files, byte by byte. All numbers are little-endian; checksums are CRC-32C
+//! (RFC 3720).
 //!
 //! A **segment** has a fixed size. Its header is in its first block, with a copy in the second. Rounds
 //! follow, one after the other, each at a multiple of 8:
 //!
 //! ```text
-//! header   magic "MSTRMLOG", version u32, checksum u32 of the version and the rest of the header,
-//!          stamp u64, number u64, bytes u64
+//! header   magic "MSTRMLOG", version u32, checksum u32 of the version and the 24 bytes that follow,
+//!          stamp u64, number u64, bytes u64;
+//!          in version 2 also: features u64, checksum u32 of all that precedes it
 //! round    magic u32, checksum u32 of the rest of its header, stamp u64, position u64, body u32 (bytes),
 //!          batches u32
 //!   batch  magic u32, checksum u32 of the stamp and the rest of its header, checksum u32 of its records,
 //!          records u32 (bytes), incarnation u64, base offset u64, timestamp u64 (Unix ms), client (16),
-//!          TTL u32 (s), messages u32, partition u16, flags u16, zeros u32; then its records in stored form,
-//!          then zeros up to a multiple of 8
+//!          TTL u32 (s), messages u32, partition u16, flags u16, delay u32 (s); then its records in stored
+//!          form, then zeros up to a multiple of 8
 //! ```
+//!
+//! A segment has version 1 unless it has features, a bit for each: `state` (bit 0), batches of hidden
+//! partitions, whose numbers have bit 15; `delay` (bit 1), batches with a delay, which is 0 otherwise. Bits 2
+//! to 4 are reserved for `produce sessions`, `body formats` and `headers`. A server refuses a segment with a
+//! feature that it does not support. The other files have version 1.
 //!
 //! A round is what one write and one sync made durable. It ends where its last batch ends. After it come
 //! zeros, the next round, or remains of an earlier use of the file, which have another stamp. A stamp is
 //! random and secret. So no payload is ever mistaken for a batch, even where reading resumes after damage.
-//! The first 16 bytes of a file mean the same in every version, so that an unknown version is not taken for
-//! damage.
+//! The first 16 bytes of a file, and the first 40 of a segment, mean the same in every version, so that an
+//! unknown version is not taken for damage.
 
 use std::fmt;
 
+use super::features::Features;
 use crate::base::batch::{Batch, StoredBatch};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::{Offset, Partition};
 
-/// The only version that is written and read.
+/// The version of all files but segments.
 pub const VERSION: u32 = 1;
 
 /// Writes begin and end at multiples of this many bytes, because a disk that tears a write does not harm the
@@ -47,20 +54,15 @@ pub const ROUND_HEADER: usize = 32;
 /// The size of a batch's header, in bytes.
 pub const BATCH_HEADER: usize = 72;
 
-/// The size of the header of a segment, in bytes.
-pub const FILE_HEADER: usize = 40;
-
 /// No message has this offset or a later one, so adding to an offset never overflows.
 pub const OFFSET_MAX: Offset = Offset(1 << 63);
 
 /// No message is stored at this time or later.
 pub const TIME_MAX: UnixMillis = UnixMillis::new(1 << 62);
 
-const SEGMENT_MAGIC: [u8; 8] = *b"MSTRMLOG";
 const ROUND_MAGIC: u32 = u32::from_le_bytes(*b"rnd\xd1");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"bat\xd1");
 
-const _: () = assert!(FILE_HEADER <= BLOCK, "a segment's header is in its first block");
 const _: () = assert!(
     ROUND_HEADER.is_multiple_of(ALIGN) && BATCH_HEADER.is_multiple_of(ALIGN) && BLOCK.is_multiple_of(ALIGN),
     "what follows a header is aligned"
@@ -117,7 +119,14 @@ impl<'a> Reader<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unreadable {
     /// Its version is another one. The file is refused instead of guessed at.
-    Version(u32),
+    Version {
+        /// The version of the file.
+        found: u32,
+        /// The newest version that is read.
+        newest: u32,
+    },
+    /// It has these features, which are not supported.
+    Features(Features),
     /// Its first bytes are not those that were written.
     Damaged,
 }
@@ -125,73 +134,50 @@ pub enum Unreadable {
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version(version) => {
-                write!(f, "format version {version} is not supported: this server reads version {VERSION}")
+            Self::Version { found, newest: 1 } => {
+                write!(f, "format version {found} is not supported: this server reads version 1")
             }
+            Self::Version { found, newest } => {
+                write!(f, "format version {found} is not supported: this server reads versions 1 to {newest}")
+            }
+            Self::Features(features) => write!(
+                f,
+                "it uses features that this server does not support ({features}): use a newer server"
+            ),
             Self::Damaged => f.write_str("its first bytes are damaged"),
         }
     }
 }
 
 /// Returns the beginning of a file: magic, version, the checksum of the version and of `bytes`, then `bytes`.
-pub fn with_prefix(magic: [u8; 8], bytes: &[u8]) -> Vec<u8> {
+pub fn with_prefix(magic: [u8; 8], version: u32, bytes: &[u8]) -> Vec<u8> {
     let mut file = magic.to_vec();
-    file.extend(VERSION.to_le_bytes());
-    file.extend(checksum(&[&VERSION.to_le_bytes(), bytes]).to_le_bytes());
+    file.extend(version.to_le_bytes());
+    file.extend(checksum(&[&version.to_le_bytes(), bytes]).to_le_bytes());
     file.extend(bytes);
     file
 }
 
-/// Returns the `length` bytes after a file's first 16, if their checksum matches.
-pub fn behind_prefix(magic: [u8; 8], file: &[u8], length: usize) -> Result<&[u8], Unreadable> {
+/// Returns the version of a file, and the `length` bytes after its first 16, if their checksum matches.
+/// Versions 1 to `newest` are read.
+pub fn behind_prefix(
+    magic: [u8; 8],
+    newest: u32,
+    file: &[u8],
+    length: usize,
+) -> Result<(u32, &[u8]), Unreadable> {
     let mut reader = Reader(file);
-    let found = reader.bytes(magic.len()).ok_or(Unreadable::Damaged)?;
-    let version = reader.u32().ok_or(Unreadable::Damaged)?;
+    let magic_found = reader.bytes(magic.len()).ok_or(Unreadable::Damaged)?;
+    let found = reader.u32().ok_or(Unreadable::Damaged)?;
     let sum = reader.u32().ok_or(Unreadable::Damaged)?;
     let bytes = reader.bytes(length).ok_or(Unreadable::Damaged)?;
-    if found != magic || checksum(&[&version.to_le_bytes(), bytes]) != sum {
+    if magic_found != magic || checksum(&[&found.to_le_bytes(), bytes]) != sum {
         return Err(Unreadable::Damaged);
     }
-    if version != VERSION {
-        return Err(Unreadable::Version(version));
+    if !(1..=newest).contains(&found) {
+        return Err(Unreadable::Version { found, newest });
     }
-    Ok(bytes)
-}
-
-/// The header of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentHeader {
-    /// A random number that distinguishes this use of the file from others, and its rounds from what a client
-    /// sent.
-    pub stamp: u64,
-    /// The number of the segment. Later segments have higher numbers.
-    pub number: u64,
-    /// The size of the file, in bytes.
-    pub bytes: u64,
-}
-
-impl SegmentHeader {
-    /// Returns the blocks before the rounds.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut fields = Vec::new();
-        [self.stamp, self.number, self.bytes].iter().for_each(|field| fields.extend(field.to_le_bytes()));
-        let mut block = with_prefix(SEGMENT_MAGIC, &fields);
-        block.resize(BLOCK, 0);
-        block.repeat(2)
-    }
-
-    /// Reads the blocks before the rounds. One of them may be damaged.
-    pub fn parse(blocks: &[u8]) -> Result<Self, Unreadable> {
-        let parse = |block: &[u8]| -> Result<Self, Unreadable> {
-            let mut fields = Reader(behind_prefix(SEGMENT_MAGIC, block, FILE_HEADER - 16)?);
-            let mut field = || fields.u64().ok_or(Unreadable::Damaged);
-            Ok(Self { stamp: field()?, number: field()?, bytes: field()? })
-        };
-        parse(blocks).or_else(|why| match why {
-            Unreadable::Version(_) => Err(why),
-            Unreadable::Damaged => parse(blocks.get(BLOCK..).unwrap_or_default()),
-        })
-    }
+    Ok((found, bytes))
 }
 
 /// A partition of one incarnation of a queue: the incarnation, and the partition's number.
@@ -216,6 +202,7 @@ pub struct BatchHeader {
     /// The size of its records, in bytes.
     pub records: u32,
     flags: u16,
+    delay_secs: u32,
     records_checksum: u32,
 }
 
@@ -252,6 +239,7 @@ impl BatchHeader {
         put(&self.count.to_le_bytes());
         put(&self.partition.0.to_le_bytes());
         put(&self.flags.to_le_bytes());
+        put(&self.delay_secs.to_le_bytes());
         bytes[..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
         let sum = checksum(&[&stamp.to_le_bytes(), &bytes[8..]]);
         bytes[4..8].copy_from_slice(&sum.to_le_bytes());
@@ -278,6 +266,7 @@ impl BatchHeader {
             count: fields.u32()?,
             partition: Partition(fields.u16()?),
             flags: fields.u16()?,
+            delay_secs: fields.u32()?,
         };
         let is_sound = header.end_offset() <= OFFSET_MAX && header.timestamp <= TIME_MAX;
         is_sound.then_some(header)
@@ -293,7 +282,7 @@ impl BatchHeader {
     pub fn batch(&self, records: &[u8]) -> Option<StoredBatch> {
         let has_keys = self.flags & HAS_KEYS != 0;
         let batch = Batch::from_stored(self.client, self.ttl_secs, has_keys, self.count, records)?;
-        let batch = batch.anonymous(self.flags & IS_ANONYMOUS != 0);
+        let batch = batch.anonymous(self.flags & IS_ANONYMOUS != 0).delayed(self.delay_secs);
         Some(StoredBatch { base_offset: self.base_offset, timestamp: self.timestamp, stored_ns: 0, batch })
     }
 }
@@ -339,6 +328,7 @@ impl RoundWriter {
             count: batch.count(),
             records: batch.stored_bytes() as u32,
             flags,
+            delay_secs: batch.delay_secs(),
             records_checksum: checksum(&[batch.as_stored()]),
         };
         let at = self.put(buffer, &header, batch.as_stored());
@@ -363,6 +353,7 @@ impl RoundWriter {
             count: 0,
             records: 0,
             flags: 0,
+            delay_secs: 0,
             records_checksum: checksum(&[]),
         };
         let at = self.put(buffer, &header, &[]);

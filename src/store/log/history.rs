@@ -31,7 +31,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::disk::{Directory, FileName, Identity, Step, run_all};
-use super::format::{OFFSET_MAX, PartitionId, Reader, Unreadable, behind_prefix, with_prefix};
+use super::format::{OFFSET_MAX, PartitionId, Reader, Unreadable, VERSION, behind_prefix, with_prefix};
 use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
 
@@ -237,12 +237,12 @@ impl History {
             fields.extend(stamp.to_le_bytes());
             fields.extend(end.to_le_bytes());
         }
-        with_prefix(MAGIC, &fields)
+        with_prefix(MAGIC, VERSION, &fields)
     }
 
     /// Parses the content of a file.
     pub fn parse(file: &[u8]) -> Result<Self, Unreadable> {
-        let fields = behind_prefix(MAGIC, file, file.len().saturating_sub(PREFIX))?;
+        let (_, fields) = behind_prefix(MAGIC, VERSION, file, file.len().saturating_sub(PREFIX))?;
         Self::parse_fields(&mut Reader(fields)).ok_or(Unreadable::Damaged)
     }
 

@@ -18,7 +18,8 @@
 use std::collections::BTreeMap;
 
 use super::format::{
-    BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX, Unreadable, behind_prefix, checksum, with_prefix,
+    BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX, Unreadable, VERSION, behind_prefix, checksum,
+    with_prefix,
 };
 use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
@@ -230,7 +231,7 @@ impl Index {
         fields.extend(end.to_le_bytes());
         fields.extend((spans.len() as u32).to_le_bytes());
         fields.extend(checksum(&[&heads]).to_le_bytes());
-        let mut file = with_prefix(MAGIC, &fields);
+        let mut file = with_prefix(MAGIC, VERSION, &fields);
         file.extend(heads);
         file.extend(all_runs);
         (Self { end, spans: index }, file)
@@ -278,7 +279,7 @@ impl Index {
     }
 
     fn header(file: &[u8]) -> Result<(u64, u64, usize, u32), Unreadable> {
-        let mut fields = Reader(behind_prefix(MAGIC, file, INDEX_HEADER - 16)?);
+        let mut fields = Reader(behind_prefix(MAGIC, VERSION, file, INDEX_HEADER - 16)?.1);
         let mut read = || Some((fields.u64()?, fields.u64()?, fields.u32()? as usize, fields.u32()?));
         read().ok_or(Unreadable::Damaged)
     }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::catalogue;
 use super::data_dir::DataDir;
 use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage, salvage_all};
-use super::format::{BatchHeader, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
+use super::format::{BatchHeader, PartitionId, ROUNDS_AT, Unreadable};
+use super::header::SegmentHeader;
 use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run};
 use super::os::moment;
@@ -68,7 +69,7 @@ impl Contents {
     pub fn queues(&self, unix: UnixMillis) -> Vec<(&FullName, QueueSummary)> {
         let summary = |life: &Life| {
             let mut held = QueueSummary { partitions: life.partitions, ..QueueSummary::default() };
-            for (_, past) in self.pasts.range(partitions_of(life)) {
+            for (_, past) in self.pasts.range(partitions_of(life, Kind::Messages)) {
                 summary::add(&mut held, past.spans.iter().map(|span| &span.head), unix);
             }
             held
@@ -76,18 +77,20 @@ impl Contents {
         self.queues.iter().map(|(name, life)| (name, summary(life))).collect()
     }
 
-    /// Passes the batches of a queue to `take`, partition by partition, in order. Returns `None` if there is
-    /// no such queue. Leaves out damaged batches, and passes the damage to `damaged`.
+    /// Passes the batches of a queue to `take`, partition by partition, in order: its messages, or the state of
+    /// its claims, of which each note is a message. Returns `None` if there is no such queue. Leaves out damaged batches, and passes the damage to `damaged`.
     pub fn dump(
         &self,
         directory: &dyn Directory,
         name: &FullName,
+        kind: Kind,
         mut take: impl FnMut(Partition, StoredBatch) -> io::Result<()>,
         mut damaged: impl FnMut(FileName, Damage),
     ) -> Option<io::Result<()>> {
         let life = self.queues.get(name)?;
         let mut dump = || {
-            for ((incarnation, partition), past) in self.pasts.range(partitions_of(life)) {
+            for ((incarnation, partition), past) in self.pasts.range(partitions_of(life, kind)) {
+                let of = partition.of_state().unwrap_or(*partition);
                 for span in &past.spans {
                     let file = FileName::Segment(span.segment.place);
                     for run in &*runs(directory, span)? {
@@ -100,7 +103,7 @@ impl Contents {
                             walk(span.segment.stamp, run.at, &bytes, is_its, |_, header, records| {
                                 batches.extend(header.batch(records));
                             });
-                        batches.into_iter().try_for_each(|batch| take(*partition, batch))?;
+                        batches.into_iter().try_for_each(|batch| take(of, batch))?;
                         damage.into_iter().for_each(|damage| damaged(file, damage));
                     }
                 }
@@ -111,9 +114,23 @@ impl Contents {
     }
 }
 
-/// Returns the range of ids that a queue's partitions may have.
-fn partitions_of(life: &Life) -> RangeInclusive<PartitionId> {
-    (life.incarnation, Partition(0))..=(life.incarnation, Partition(u16::MAX))
+/// What a partition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Messages.
+    Messages,
+    /// The state of claims, in a hidden partition.
+    State,
+}
+
+/// Returns the range of ids that a queue's partitions of this kind may have.
+fn partitions_of(life: &Life, kind: Kind) -> RangeInclusive<PartitionId> {
+    let (first, hidden, last) = (Partition(0), Partition(0).state(), Partition(u16::MAX));
+    let (first, last) = match kind {
+        Kind::Messages => (first, Partition(hidden.0 - 1)),
+        Kind::State => (hidden, last),
+    };
+    (life.incarnation, first)..=(life.incarnation, last)
 }
 
 fn runs(directory: &dyn Directory, span: &SealedSpan) -> io::Result<Arc<[Run]>> {
@@ -140,6 +157,8 @@ pub struct Verified {
     pub whole: usize,
     /// The number of messages in the intact batches.
     pub messages: u64,
+    /// The number of notes of the state of claims in the intact batches.
+    pub notes: u64,
     /// The bytes of an incomplete write at the end. No client was ever told of them.
     pub torn: u64,
     /// The ranges whose bytes are not what was written.
@@ -164,8 +183,15 @@ pub fn verify(
             unreadable = salvaged.unreadable;
             io::Result::Ok(salvaged.bytes)
         };
-        let mut found =
-            Verified { file: *file, length: *length, whole: 0, messages: 0, torn: 0, damage: Vec::new() };
+        let mut found = Verified {
+            file: *file,
+            length: *length,
+            whole: 0,
+            messages: 0,
+            notes: 0,
+            torn: 0,
+            damage: Vec::new(),
+        };
         let whole_file = || vec![Damage { at: 0, bytes: *length }];
         match *file {
             FileName::Segment(place) => {
@@ -184,8 +210,11 @@ pub fn verify(
                         }
                         let scanned = scan(&header, bytes.get(..end as usize).unwrap_or(&bytes));
                         found.whole = scanned.batches.len();
-                        found.messages =
-                            scanned.batches.iter().map(|(_, batch)| u64::from(batch.count)).sum();
+                        for (_, batch) in &scanned.batches {
+                            let is_state = batch.partition.of_state().is_some();
+                            let count = if is_state { &mut found.notes } else { &mut found.messages };
+                            *count += u64::from(batch.count);
+                        }
                         found.damage.extend(scanned.damage);
                         // An index states where the acknowledged rounds end.
                         if scanned.end < end && end < bytes.len() as u64 {
@@ -194,11 +223,11 @@ pub fn verify(
                             found.torn = scanned.torn;
                         }
                     }
-                    Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
                     // A file that was never used is empty. A used file has an index, or a clean stop has
                     // named it.
                     Err(Unreadable::Damaged) if !is_known(place) && bytes.iter().all(|byte| *byte == 0) => {}
                     Err(Unreadable::Damaged) => found.damage = whole_file(),
+                    Err(why) => return Err(OpenError::Version(*file, why)),
                 }
             }
             FileName::Index(place) => {
@@ -215,8 +244,8 @@ pub fn verify(
                     header.ok().and_then(|blocks| SegmentHeader::parse(&blocks).ok()).map(|of| of.stamp);
                 match index_of(&all()?, stamp) {
                     Ok(count) => found.whole = count,
-                    Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
                     Err(Unreadable::Damaged) => found.damage = whole_file(),
+                    Err(why) => return Err(OpenError::Version(*file, why)),
                 }
             }
             FileName::Catalogue(_) => match catalogue::parse(&all()?) {
@@ -226,8 +255,8 @@ pub fn verify(
                     found.damage =
                         records.damage.into_iter().map(|(at, bytes)| Damage { at, bytes }).collect();
                 }
-                Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
                 Err(Unreadable::Damaged) => found.damage = whole_file(),
+                Err(why) => return Err(OpenError::Version(*file, why)),
             },
             // The next start writes these files anew.
             FileName::NewIndex(_)
@@ -236,8 +265,8 @@ pub fn verify(
             | FileName::NewHistory => continue,
             FileName::History => match History::parse(&all()?) {
                 Ok(_) => found.whole = 1,
-                Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
                 Err(Unreadable::Damaged) => found.damage = whole_file(),
+                Err(why) => return Err(OpenError::Version(*file, why)),
             },
         }
         for (at, bytes) in unreadable {
@@ -253,7 +282,7 @@ pub fn verify(
         let file = FileName::Segment(*place);
         if !files.iter().any(|(of, _)| *of == file || *of == FileName::Index(*place)) {
             let damage = vec![Damage { at: 0, bytes: 0 }];
-            take(Verified { file, length: 0, whole: 0, messages: 0, torn: 0, damage });
+            take(Verified { file, length: 0, whole: 0, messages: 0, notes: 0, torn: 0, damage });
         }
     }
     Ok(())

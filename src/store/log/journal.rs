@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::disk::{FileName, NewPlace, Step};
+use super::features::Features;
 use super::format::{
-    BATCH_HEADER, BLOCK, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, RoundWriter, SegmentHeader,
-    batch_bytes,
+    BATCH_HEADER, BLOCK, BatchHeader, PartitionId, ROUND_HEADER, ROUNDS_AT, RoundWriter, batch_bytes,
 };
+use super::header::SegmentHeader;
 use super::index::{Spans, add_to};
 use crate::base::batch::{Batch, StoredBatch};
 use crate::base::millis::UnixMillis;
@@ -42,6 +43,14 @@ impl<T: Asker> JournalEntry<T> {
             Self::Mark { .. } => BATCH_HEADER,
         }
     }
+
+    /// Returns what its segment must support.
+    fn features(&self) -> Features {
+        match self {
+            Self::Append { id, batch, .. } => Features::of(id.1, batch),
+            Self::Mark { id } => Features::of_partition(id.1),
+        }
+    }
 }
 
 /// An entry as part of a round.
@@ -66,12 +75,14 @@ pub(super) struct Active {
     last_block: Vec<u8>,
     /// What it holds of each partition.
     pub spans: Spans,
+    /// The features of its header that its content uses.
+    pub used: Features,
 }
 
 impl Active {
     pub(super) fn new(place: NewPlace, header: SegmentHeader) -> Self {
         let (end, last_block, spans) = (ROUNDS_AT, Vec::new(), Spans::new());
-        Self { place: place.place, header, end, last_block, spans }
+        Self { place: place.place, header, end, last_block, spans, used: Features::NONE }
     }
 
     /// Returns whether more than half of it is written.
@@ -164,33 +175,44 @@ impl<T: Asker> Journal<T> {
         taken
     }
 
-    /// Returns how many of the waiting entries make up the next round: 0 if the segment has no room for the
-    /// first.
-    fn next_count(&self, active: &Active) -> usize {
-        let (mut bytes, room) = (0, active.room());
-        self.pending
+    /// Returns what the segment of the waiting entries must support.
+    pub(super) fn pending_features(&self) -> Features {
+        self.pending.iter().fold(Features::NONE, |features, entry| features | entry.features())
+    }
+
+    /// Returns how many of the waiting entries make up the next round, and the features that they need: 0 if
+    /// the segment has no room for the first.
+    fn next_count(&self, active: &Active) -> (usize, Features) {
+        let (mut bytes, mut features, room) = (0, Features::NONE, active.room());
+        let count = self
+            .pending
             .iter()
             .take_while(|entry| {
                 let goes_on = bytes < ROUND_BYTES && bytes + entry.bytes() <= room;
                 bytes += entry.bytes();
+                if goes_on {
+                    features = features | entry.features();
+                }
                 goes_on
             })
-            .count()
+            .count();
+        (count, features)
     }
 
     /// Makes a round of waiting entries, the batches of a partition next to each other. `place` returns, for
     /// each entry, the batch as it is stored (`None` for a mark), the partition's end and a timestamp.
-    /// Returns `None` if the segment has no room.
+    /// Returns `None` if the segment has no room, or not the features that they need.
     pub(super) fn next_round(
         &mut self,
         mut place: impl FnMut(&JournalEntry<T>) -> (Option<StoredBatch>, Offset, UnixMillis),
     ) -> Option<(FileName, u64, Vec<u8>)> {
         debug_assert!(self.round.is_none(), "one round is written at a time");
-        let count = self.next_count(self.active.as_ref()?);
-        if count == 0 {
+        let (count, features) = self.next_count(self.active.as_ref()?);
+        let active = self.active.as_mut()?;
+        if count == 0 || !active.header.features.contains(features) {
             return None;
         }
-        let active = self.active.as_ref()?;
+        active.used = active.used | features;
         let mut entries: Vec<JournalEntry<T>> = self.pending.drain(..count).collect();
         entries.sort_by_key(JournalEntry::id);
         let begins = active.end - active.last_block.len() as u64;

@@ -12,6 +12,7 @@
 //! | `Writer` | `writer`, `journal` | the segment that is written, round by round; refusals while nothing can be written |
 //! | `Timestamps` | `timestamps` | the timestamps of messages, and jumps of the clock |
 //! | `Backlog` | `backlog`, `load` | windows of older messages, and the loads that fill them |
+//! | `States` | `state` | what is told about the state of claims |
 //!
 //! | file | one concept |
 //! | --- | --- |
@@ -19,7 +20,9 @@
 //! | `turn` | delivers the disk's results to their owners, and submits new work to the disk |
 //! | `reading` | fetches and positions, from memory or by loads |
 //! | `tag` | the purpose of steps on the disk |
-//! | `format`, `scan` | bytes in segments, and reading them without an index |
+//! | `format`, `header`, `scan` | bytes in segments, and reading them without an index |
+//! | `features` | what a segment may hold that earlier versions cannot read |
+//! | `keep` | which spans of a partition must stay or may go, as the claims say |
 //! | `index`, `summary` | which partitions a segment holds, and where; their totals for a queue |
 //! | `catalogue` | the file of queues |
 //! | `reason` | the reasons that clients get when the disk fails |
@@ -35,6 +38,10 @@
 //! only one file is synced, whatever the number of partitions. A full segment is sealed: its index is written
 //! to a file of its own. A segment file whose messages have all expired is reused for another segment.
 //!
+//! The state of claims is kept in hidden partitions: ordinary batches, whose partition has
+//! [bit 15](crate::base::units::Partition::state). They stay until they are released. A segment is freed once
+//! each of its messages has expired or was released, unless it is pinned.
+//!
 //! `docs/decisions/the-journal-is-the-log.md` compares this with a file for each partition: that reads one of
 //! many partitions back faster, but writes four times as slowly and takes twice the disk.
 
@@ -42,11 +49,14 @@ mod backlog;
 pub mod catalogue;
 mod data_dir;
 pub mod disk;
+pub mod features;
 pub mod format;
+pub mod header;
 pub mod history;
 pub mod index;
 pub(crate) mod inspect;
 mod journal;
+mod keep;
 mod load;
 mod os;
 mod partition;
@@ -59,6 +69,7 @@ pub mod scan;
 mod segment;
 mod segments;
 mod settings;
+mod state;
 mod summary;
 mod tag;
 mod timestamps;
@@ -68,10 +79,10 @@ mod writer;
 
 #[cfg(test)]
 #[path = "../../../tests/common/random.rs"]
-mod random;
+pub(in crate::store) mod random;
 #[cfg(test)]
 #[path = "../../../tests/common/simulated.rs"]
-mod simulated;
+pub(in crate::store) mod simulated;
 #[cfg(test)]
 mod tests;
 
@@ -86,28 +97,31 @@ pub use settings::{Durability, Settings};
 pub use tag::{ReadPurpose, Tag};
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use self::backlog::Backlog;
 use self::data_dir::ShardStart;
 use self::disk::{Disk, Reserve};
+use self::features::Features;
 use self::partition::LogPartition;
 use self::partitions::Partitions;
 use self::queues::Queues;
 use self::reading::forget;
 use self::segments::{SegmentLimits, Segments};
+use self::state::States;
 use self::timestamps::Timestamps;
 use self::turn::TICK;
 use self::writer::Writer;
-use super::window::Fetch;
-use super::{Completion, QueueSummary, Request, Store, StoreCounters, Tail};
+use super::fetch::Fetch;
+use super::{Completion, QueueSummary, Request, StateKeeping, Store, StoreCounters, Tail};
 use crate::access::Tenants;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
-use crate::base::queue::{QueueId, QueueInfo};
-use crate::base::units::Partition;
+use crate::base::queue::{PartitionKey, QueueId, QueueInfo};
+use crate::base::units::{Offset, Partition};
 use crate::store::Asker;
 
 /// The embedded log, as one shard's store.
@@ -123,6 +137,7 @@ pub struct Log<T: Asker, D> {
     timestamps: Timestamps,
     /// Reads messages that are older than those in memory.
     backlog: Backlog<T>,
+    states: States,
     completions: VecDeque<Completion<T>>,
 }
 
@@ -130,6 +145,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Creates the store of shard `shard` of `shards`.
     pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &Settings) -> Self {
         let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
+        let stateful = pasts.iter().filter(|(_, past)| past.keep().is_whole()).map(|(id, _)| *id).collect();
+        let used = pasts.iter().fold(Features::NONE, |used, (id, _)| used | Features::of_partition(id.1));
         let found = pasts.into_iter().map(|(id, past)| {
             let jump = dir.jump(id, past.end);
             (id, LogPartition::new(past, jump))
@@ -144,10 +161,11 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         let mut log = Self {
             queues: Queues::new(shard, catalogue_end),
             partitions: Partitions::new(found, share(config.tail_bytes)),
-            segments: Segments::new(shard, shards, limits, segments),
+            segments: Segments::new(shard, shards, limits, segments, used),
             writer: Writer::new(shard, config.segment_bytes, is_synced),
             timestamps: Timestamps::new(dir.newest()),
             backlog: Backlog::new(shard, share(config.read_bytes)),
+            states: States::new(stateful),
             completions: VecDeque::new(),
             disk,
             dir,
@@ -160,6 +178,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 }
 
 impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
+    const STATE: StateKeeping = StateKeeping::Durable;
+
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, queue, name, create } => {
@@ -174,15 +194,17 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
                     .completions
                     .push_back(Completion::Appended { token, result: Err(StoreFault::Deleted) }),
             },
-            Request::Fetch { token, partition, from, bytes_max, exclude, wait } => match self.id(partition) {
-                Some(id) => {
-                    let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
-                    self.fetcher(now).fetch(id, fetch);
+            Request::Fetch { token, partition, from, bytes_max, exclude, view, wait } => {
+                match self.id(partition) {
+                    Some(id) => {
+                        let fetch = Fetch { token, from, bytes_max, exclude, view, wait, since: now.mono };
+                        self.fetcher(now).fetch(id, fetch);
+                    }
+                    None => self
+                        .completions
+                        .push_back(Completion::Fetched { token, result: Err(StoreFault::Deleted) }),
                 }
-                None => self
-                    .completions
-                    .push_back(Completion::Fetched { token, result: Err(StoreFault::Deleted) }),
-            },
+            }
             Request::Resolve { token, partition, position } => match self.id(partition) {
                 Some(id) => self.fetcher(now).resolve(token, id, position),
                 None => self
@@ -192,6 +214,11 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             Request::Cancel { token, partition } => {
                 if let Some(id) = self.id(partition) {
                     self.fetcher(now).cancel(id, token);
+                }
+            }
+            other => {
+                if let Ok(Some(completion)) = other.without_claims() {
+                    self.completions.push_back(completion);
                 }
             }
         }
@@ -231,6 +258,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
 
     fn forget(&mut self, queue: QueueId, incarnation: u64) {
         self.queues.forget(queue);
+        self.states.forget(queue, incarnation);
         self.writer.forget(incarnation);
         for id in self.partitions.of_queue(incarnation) {
             forget(id, &mut self.partitions, &mut self.backlog, &mut self.completions);
@@ -250,6 +278,28 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             (name, QueueSummary { partitions, ..held })
         };
         Ok(names.into_iter().map(summary).collect())
+    }
+
+    fn poll_stateful(&mut self) -> Option<PartitionKey> {
+        self.states.poll_stateful(&self.dir)
+    }
+
+    fn poll_stale_state(&mut self) -> Option<PartitionKey> {
+        self.states.poll_stale()
+    }
+
+    fn release(&mut self, partition: PartitionKey, below: Offset) {
+        if let Some(id) = self.id(partition) {
+            // What is stored later is not released.
+            let end = self.partitions.get(id).map_or(Offset::ZERO, |of| of.window.end());
+            self.partitions.change(id, |keep| keep.release(below.min(end)));
+        }
+    }
+
+    fn pin(&mut self, partition: PartitionKey, pinned: Vec<Range<Offset>>) {
+        if let Some(id) = self.id(partition) {
+            self.partitions.change(id, |keep| keep.pin(pinned));
+        }
     }
 
     fn handle_stop(&mut self, now: Now) -> bool {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::format::PartitionId;
 use super::index::{RunsAt, SpanHead, Spans};
 use super::journal::{Active, JournalEntry, Written};
+use super::keep::Keep;
 use super::partition::LogPartition;
-use super::segment::{Runs, SealedSpan, Segment};
+use super::segment::{Past, Runs, SealedSpan, Segment};
 use super::summary;
 use super::usage::{Accounts, StorageAccount};
 use crate::access::Tenants;
@@ -18,7 +19,8 @@ use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
 use crate::base::units::Offset;
-use crate::store::window::Fetch;
+use crate::store::fetch::Fetch;
+use crate::store::window::Window;
 use crate::store::{Asker, Completion, QueueSummary, StoreCounters, Tail};
 
 /// The most marks that one tick writes, so that other work gets its turn.
@@ -81,8 +83,9 @@ impl<T: Asker> Partitions<T> {
     pub(super) fn add(&mut self, key: PartitionKey, id: PartitionId) {
         let accounts = &self.accounts;
         self.of.entry(id).or_insert_with(|| {
-            let account = accounts.as_ref().and_then(|accounts| accounts.of(key));
-            LogPartition { account, ..LogPartition::new(Default::default(), 0) }
+            let accounts = accounts.as_ref().filter(|_| !is_hidden(id));
+            let account = accounts.and_then(|accounts| accounts.of(key));
+            LogPartition { account, ..LogPartition::new(Past::new(id.1), 0) }
         });
     }
 
@@ -135,18 +138,25 @@ impl<T: Asker> Partitions<T> {
             account.add(&written.header);
         }
         let range = stored.base_offset..stored.end_offset();
-        self.counters.stored += range.end.since(range.start);
         let before = partition.window.bytes();
-        partition.window.push(stored);
+        if is_hidden(id) {
+            // Only a start reads state.
+            partition.window = Window::new(range.end);
+        } else {
+            self.counters.stored += range.end.since(range.start);
+            partition.window.push(stored);
+        }
         debug_assert!(partition.is_sound(), "{id:?}: {} is stored before {}", range.end, partition.next);
         let cost = partition.window.bytes() - before;
         if !partition.waiting.is_empty() && !partition.is_woken {
             partition.is_woken = true;
             self.woken.push(id);
         }
-        self.arrivals.push_back((id, cost));
-        self.tail_bytes += cost;
-        self.let_oldest_go();
+        if cost > 0 {
+            self.arrivals.push_back((id, cost));
+            self.tail_bytes += cost;
+            self.let_oldest_go();
+        }
         completions.push_back(Completion::Appended { token, result: Ok(Some(range)) });
     }
 
@@ -240,8 +250,10 @@ impl<T: Asker> Partitions<T> {
             // After its last span is released, something else must say where the partition ends.
             let is_told = active.is_some_and(|active| active.spans.contains_key(id));
             let (expired, dropped) = partition.past.expire(unix, is_told);
-            self.counters.expired += expired;
-            self.counters.dropped += dropped;
+            if !is_hidden(*id) {
+                self.counters.expired += expired;
+                self.counters.dropped += dropped;
+            }
             if let Some(account) = &mut partition.account {
                 account.set_due();
             }
@@ -254,10 +266,38 @@ impl<T: Asker> Partitions<T> {
         }
     }
 
+    /// Changes which spans of a partition must stay, and which may go at the next tick.
+    pub(super) fn change(&mut self, id: PartitionId, change: impl FnOnce(&mut Keep)) {
+        if let Some(partition) = self.of.get_mut(&id) {
+            partition.past.change(change);
+        }
+    }
+
+    /// Returns the hidden partitions whose state is known to what keeps the claims.
+    pub(super) fn known_states(&self) -> impl Iterator<Item = (PartitionId, &Past)> + Clone {
+        self.of.iter().filter_map(|(id, partition)| {
+            let data = self.of.get(&(id.0, id.1.of_state()?));
+            let is_known = data.is_none_or(|data| !data.past.keep().is_whole());
+            is_known.then_some((*id, &partition.past))
+        })
+    }
+
+    /// Returns how many spans each segment holds that may go once the segment that is being written has marks
+    /// and new snapshots, by the number of the segment.
+    pub(super) fn movable_spans(&self, unix: UnixMillis) -> HashMap<u64, usize> {
+        let mut movable: HashMap<u64, usize> = HashMap::new();
+        for (id, LogPartition { past, .. }) in &self.of {
+            past.spans.iter().for_each(|span| *movable.entry(span.segment.number).or_default() += 1);
+            let needed = past.needed(unix).filter(|_| !is_hidden(*id));
+            needed.for_each(|span| *movable.entry(span.segment.number).or_default() -= 1);
+        }
+        movable
+    }
+
     /// Counts what is stored from now on. Begins with what was found at the start, including expired messages
     /// until the first tick. `names` are the queues by incarnation.
     pub(super) fn count_for(&mut self, tenants: &Arc<Tenants>, names: &HashMap<u64, (FullName, u16)>) {
-        for (id, partition) in &mut self.of {
+        for (id, partition) in self.of.iter_mut().filter(|(id, _)| !is_hidden(**id)) {
             let tenant = names.get(&id.0).map(|((project, _), _)| tenants.get(project, Millis::ZERO));
             let Some(mut account) = tenant.as_ref().and_then(StorageAccount::new) else { continue };
             account.count(partition.heads(*id, None), UnixMillis::ZERO);
@@ -305,7 +345,7 @@ impl<T: Asker> Partitions<T> {
     /// Returns what each queue holds, by incarnation.
     pub(super) fn summaries(&self, active: Option<&Active>, unix: UnixMillis) -> HashMap<u64, QueueSummary> {
         let mut of: HashMap<u64, QueueSummary> = HashMap::new();
-        for (id, partition) in &self.of {
+        for (id, partition) in self.of.iter().filter(|(id, _)| !is_hidden(**id)) {
             summary::add(of.entry(id.0).or_default(), partition.heads(*id, active), unix);
         }
         of
@@ -320,4 +360,10 @@ impl<T: Asker> Partitions<T> {
     pub(super) fn waiting(&self) -> usize {
         self.of.values().map(|partition| partition.waiting.len()).sum()
     }
+}
+
+/// Returns whether a partition is hidden: it holds state, which does not count as messages.
+#[inline]
+fn is_hidden(id: PartitionId) -> bool {
+    id.1.of_state().is_some()
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::backlog::{Backlog, Waiter};
 use super::data_dir::DataDir;
 use super::disk::{self, Disk, FileName, Step, is_unreadable};
-use super::format::{PartitionId, SegmentHeader};
+use super::features::Features;
+use super::format::PartitionId;
+use super::header::SegmentHeader;
 use super::index::{Run, RunsAt};
 use super::journal::Active;
 use super::load::Load;
@@ -22,7 +24,7 @@ use crate::base::error::StoreFault;
 use crate::base::millis::UnixMillis;
 use crate::base::queue::Position;
 use crate::base::units::Offset;
-use crate::store::window::Fetch;
+use crate::store::fetch::Fetch;
 use crate::store::{Asker, Completion};
 
 /// The parts of a shard's store that reading needs.
@@ -206,10 +208,12 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
         let name = FileName::Segment(place);
         let file = match read {
             Ok(mut read) => read.pop().unwrap_or_default(),
-            Err(error) if is_lost(&error) => Vec::new(),
+            Err(error) if is_gone(&error) => Vec::new(),
+            // No block can be read, so the device is lost, and may return.
             Err(error) => return self.cannot_read(id, &format!("{name}: {error}")),
         };
-        let found = scan(&SegmentHeader { stamp, number, bytes }, &file);
+        let features = Features::NONE;
+        let found = scan(&SegmentHeader { stamp, number, bytes, features }, &file);
         let mut runs = found.spans().remove(&id).map(|span| span.runs).unwrap_or_default();
         let Some(partition) = self.partitions.get_mut(id) else { return };
         let span = partition.past.spans.iter_mut().find(|span| span.segment.number == number);

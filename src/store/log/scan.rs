@@ -5,9 +5,8 @@
 //! Bytes before a whole round that are not what was written were damaged later: they are reported, and what
 //! precedes and follows them is served.
 
-use super::format::{
-    ALIGN, BatchHeader, ROUND_HEADER, ROUNDS_AT, SegmentHeader, may_be_batch, may_be_round, round_at,
-};
+use super::format::{ALIGN, BatchHeader, ROUND_HEADER, ROUNDS_AT, may_be_batch, may_be_round, round_at};
+use super::header::SegmentHeader;
 use super::index::{Spans, add_to};
 
 /// A damaged range: bytes of a file that are not what was written.

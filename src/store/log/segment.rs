@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::format::SegmentHeader;
+use super::header::SegmentHeader;
 use super::index::{Run, RunsAt, SpanHead};
+use super::keep::Keep;
 use crate::base::millis::UnixMillis;
-use crate::base::units::Offset;
+use crate::base::units::{Offset, Partition};
 
 /// A segment that is no longer written. It is kept while a partition has messages in it.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub struct Segment {
 impl Segment {
     /// Creates the segment with this header in file `place`, which holds the spans in `heads`.
     pub fn new<'a>(place: u32, header: &SegmentHeader, heads: impl Iterator<Item = &'a SpanHead>) -> Self {
-        let SegmentHeader { stamp, number, bytes } = *header;
+        let SegmentHeader { stamp, number, bytes, .. } = *header;
         let (newest, expiry) = heads.fold((UnixMillis::ZERO, UnixMillis::ZERO), |(newest, expiry), head| {
             (newest.max(head.newest), expiry.max(head.expiry))
         });
@@ -96,6 +97,11 @@ impl SealedSpan {
         Self { segment, head, runs, cap: UnixMillis::MAX }
     }
 
+    /// Returns when it may go.
+    fn due(&self, keep: &Keep) -> UnixMillis {
+        keep.due(&self.head, self.segment.is_retired())
+    }
+
     /// Limits the timestamps to `unix`, at which something later was stored, and with them the expiry. A
     /// segment ends where the clock jumps, so the time from the span's first timestamp to its expiry is
     /// right. The span expires at most that long after `unix`.
@@ -120,17 +126,39 @@ pub struct Past {
     pub end: Offset,
     /// The lowest timestamp that a later message may have.
     pub newest: UnixMillis,
-    /// When the first of the spans expires.
+    /// When the first of the spans may go, at the earliest.
     pub due: UnixMillis,
-}
-
-impl Default for Past {
-    fn default() -> Self {
-        Self { spans: VecDeque::new(), end: Offset::ZERO, newest: UnixMillis::ZERO, due: UnixMillis::MAX }
-    }
+    keep: Keep,
 }
 
 impl Past {
+    /// Creates what is known of a partition before anything is found of it.
+    pub fn new(partition: Partition) -> Self {
+        let (spans, keep) = (VecDeque::new(), Keep::new(partition));
+        Self { spans, end: Offset::ZERO, newest: UnixMillis::ZERO, due: UnixMillis::MAX, keep }
+    }
+
+    /// Returns which spans must stay, and which may go.
+    pub fn keep(&self) -> &Keep {
+        &self.keep
+    }
+
+    /// Changes which spans must stay, and which may go.
+    pub fn change(&mut self, change: impl FnOnce(&mut Keep)) {
+        change(&mut self.keep);
+        self.due = UnixMillis::ZERO;
+    }
+
+    /// Returns whether it holds messages.
+    pub fn has_messages(&self) -> bool {
+        self.spans.iter().any(|span| span.head.messages > 0)
+    }
+
+    /// Returns the spans that must stay at `unix`.
+    pub fn needed(&self, unix: UnixMillis) -> impl Iterator<Item = &SealedSpan> {
+        self.spans.iter().filter(move |span| span.due(&self.keep) > unix)
+    }
+
     /// Adds the next span.
     pub fn push(&mut self, span: SealedSpan) {
         if self.spans.back().is_some_and(|before| before.head.newest > span.head.oldest) {
@@ -138,7 +166,7 @@ impl Past {
         }
         self.end = self.end.max(span.head.end);
         self.newest = span.head.newest;
-        self.due = self.due.min(span.head.expiry);
+        self.due = self.due.min(span.due(&self.keep));
         self.spans.push_back(span);
     }
 
@@ -154,8 +182,13 @@ impl Past {
             .rev()
             .take_while(|span| span.head.newest > unix)
             .for_each(|span| span.cap(unix));
-        self.due = self.spans.iter().map(|span| span.head.expiry).min().unwrap_or(UnixMillis::MAX);
+        self.find_due();
         true
+    }
+
+    fn find_due(&mut self) {
+        let due = self.spans.iter().map(|span| span.due(&self.keep));
+        self.due = due.min().unwrap_or(UnixMillis::MAX);
     }
 
     /// Sorts its spans by offset. They come in the order of their segments' numbers, which can be another one
@@ -167,25 +200,24 @@ impl Past {
         spans.into_iter().for_each(|span| self.push(span));
     }
 
-    /// Releases the spans that have expired or whose segments are retired. Unless `is_end_told`, it keeps the
-    /// last span, because nothing else says where the partition ends. Returns how many messages they held:
-    /// expired ones, and others in retired segments.
+    /// Lets the spans go that were released, have expired, or whose segments are retired. Unless
+    /// `is_end_told`, it keeps the last span, because nothing else says where the partition ends. Returns how
+    /// many messages they held that were not released: expired ones, and others in retired segments.
     pub fn expire(&mut self, unix: UnixMillis, is_end_told: bool) -> (u64, u64) {
         let (last, mut index, mut expired, mut dropped) = (self.spans.len(), 0, 0, 0);
-        let due = |span: &SealedSpan| match span.segment.is_retired() {
-            true => UnixMillis::ZERO,
-            false => span.head.expiry,
-        };
-        self.spans.retain(|span| {
+        let Self { spans, keep, .. } = self;
+        spans.retain(|span| {
             index += 1;
-            if due(span) > unix || index == last && !is_end_told {
+            if span.due(keep) > unix || index == last && !is_end_told {
                 return true;
             }
             let has_expired = span.head.expiry <= unix;
-            *(if has_expired { &mut expired } else { &mut dropped }) += span.head.messages;
+            if !keep.is_released(&span.head) {
+                *(if has_expired { &mut expired } else { &mut dropped }) += span.head.messages;
+            }
             false
         });
-        self.due = self.spans.iter().map(due).min().unwrap_or(UnixMillis::MAX);
+        self.find_due();
         (expired, dropped)
     }
 }

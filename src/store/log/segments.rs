@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::data_dir::DataDir;
 use super::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, remove_segment, save_index};
-use super::format::SegmentHeader;
+use super::features::Features;
+use super::header::SegmentHeader;
 use super::history::Sealed;
 use super::index::Index;
 use super::journal::{Active, new_stamp};
@@ -35,6 +36,8 @@ pub(super) struct Segments {
     /// A segment that is ready to be written. It is `None` while one is being made.
     spare: Option<Active>,
     making: Option<(NewPlace, SegmentHeader)>,
+    /// The features that the last segment used, which the next one gets, too.
+    used: Features,
     /// When a segment may be made ahead again, by the monotonic clock, after a failure.
     make_again: Millis,
     /// Sealed segments whose indexes are being written, by number.
@@ -47,7 +50,14 @@ pub(super) struct Segments {
 
 impl Segments {
     /// Starts with the segments that were found for shard `shard` of `shards`.
-    pub(super) fn new(shard: u16, shards: u16, limits: SegmentLimits, kept: Vec<Arc<Segment>>) -> Self {
+    /// `used` are the features that their messages use.
+    pub(super) fn new(
+        shard: u16,
+        shards: u16,
+        limits: SegmentLimits,
+        kept: Vec<Arc<Segment>>,
+        used: Features,
+    ) -> Self {
         debug_assert!(kept.is_sorted_by_key(|segment| segment.number), "oldest first");
         Self {
             shard,
@@ -55,6 +65,7 @@ impl Segments {
             limits,
             spare: None,
             making: None,
+            used,
             make_again: Millis::ZERO,
             indexing: HashMap::new(),
             stopping: None,
@@ -75,27 +86,47 @@ impl Segments {
         self.spare.is_some()
     }
 
-    /// Takes the segment that is ready to be written.
-    pub(super) fn take_spare(&mut self) -> Option<Active> {
-        self.spare.take()
+    /// Takes the segment that is ready to be written, if it has these features.
+    pub(super) fn take_spare(&mut self, needed: Features) -> Option<Active> {
+        self.spare.take_if(|spare| spare.header.features.contains(needed))
     }
 
-    /// Makes a segment, unless one is ready or being made.
-    pub(super) fn make(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>, reserve: Reserve) {
-        if self.spare.is_some() || self.making.is_some() {
+    /// Makes a segment with these features and those that the last one used, unless one is ready or being
+    /// made. One that is ready without these features gets another header.
+    pub(super) fn make(
+        &mut self,
+        dir: &DataDir,
+        disk: &mut impl Disk<Tag>,
+        reserve: Reserve,
+        needed: Features,
+    ) {
+        let has_spare = self.spare.as_ref().is_some_and(|spare| spare.header.features.contains(needed));
+        if has_spare || self.making.is_some() {
             return;
         }
-        let place = dir.take_place();
-        let header =
-            SegmentHeader { stamp: new_stamp(), number: place.number, bytes: self.limits.segment_bytes };
+        let features = needed | self.used;
+        let bytes = self.limits.segment_bytes;
+        let (place, header) = match self.spare.take() {
+            Some(Active { place, header, .. }) => {
+                let place = NewPlace { place, number: header.number, is_new: false };
+                (place, SegmentHeader { features, ..header })
+            }
+            None => {
+                let place = dir.take_place();
+                let (stamp, number) = (new_stamp(), place.number);
+                (place, SegmentHeader { stamp, number, bytes, features })
+            }
+        };
         self.making = Some((place, header));
         disk.submit(Tag::Make, make_segment(place, header.bytes, header.encode(), reserve));
     }
 
-    /// Makes the next segment ahead of need. After a failure, it waits before it tries again.
-    pub(super) fn make_ahead(&mut self, now: Now, dir: &DataDir, disk: &mut impl Disk<Tag>) {
+    /// Makes the next segment ahead of need. It gets the features that the present one has `used`. After a
+    /// failure, it waits before it tries again.
+    pub(super) fn make_ahead(&mut self, now: Now, dir: &DataDir, disk: &mut impl Disk<Tag>, used: Features) {
         if self.make_again <= now.mono {
-            self.make(dir, disk, Reserve::Keep);
+            self.used = used;
+            self.make(dir, disk, Reserve::Keep, used);
         }
     }
 
@@ -125,7 +156,8 @@ impl Segments {
 
     /// Seals the segment that was written. Returns it with the content of its index file.
     pub(super) fn seal(&mut self, active: &Active) -> (Arc<Segment>, Vec<u8>) {
-        let Active { place, header, end, spans, .. } = active;
+        let Active { place, header, end, spans, used, .. } = active;
+        self.used = *used;
         let segment = Arc::new(Segment::new(*place, header, spans.values().map(|span| &span.head)));
         let (index, bytes) = Index::encode(header.stamp, *end, spans);
         self.indexing.insert(header.number, index);
@@ -168,9 +200,14 @@ impl Segments {
     }
 
     /// Returns whether a new segment would free more room than it takes: once it holds the marks of
-    /// partitions' ends, the files whose messages have all expired are released.
-    pub(super) fn frees_room(&self, unix: UnixMillis) -> bool {
-        self.kept.iter().filter(|segment| segment.expiry() <= unix).count() > 1
+    /// partitions' ends and snapshots of state, the files are released of which nothing else is needed.
+    /// `movable` has the number of such spans in each segment.
+    pub(super) fn frees_room(&self, unix: UnixMillis, movable: &HashMap<u64, usize>) -> bool {
+        let is_freed = |segment: &&Arc<Segment>| {
+            let movable = movable.get(&segment.number).copied().unwrap_or_default();
+            segment.expiry() <= unix || Arc::strong_count(segment) == 1 + movable
+        };
+        self.kept.iter().filter(is_freed).count() > 1
     }
 
     /// Retires the oldest segments while the log is too large, and those that are too old unless the clock is
@@ -202,8 +239,8 @@ impl Segments {
         for segment in self.kept.extract_if(.., is_gone) {
             let is_whole = segment.bytes == self.limits.segment_bytes;
             if !(is_whole && dir.give_place(segment.place, usize::from(self.shards))) {
-                let header =
-                    SegmentHeader { stamp: new_stamp(), number: segment.number, bytes: segment.bytes };
+                let Segment { number, bytes, .. } = *segment;
+                let header = SegmentHeader { stamp: new_stamp(), number, bytes, features: Features::NONE };
                 disk.submit(Tag::Remove, remove_segment(segment.place, header.encode()));
             }
         }

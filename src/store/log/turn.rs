@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::Log;
 use super::disk::{Disk, Reserve};
 use super::format::PartitionId;
-use super::journal::{Active, round_steps};
+use super::journal::round_steps;
 use super::load::{LOADS_BESIDE_ROUNDS, LOADS_MAX};
 use super::reading::Fetcher;
 use super::segment::Segment;
 use super::segments::submit_index;
+use super::state::stale;
 use super::tag::Tag;
 use super::timestamps::ClockJump;
 use crate::base::clock::Now;
@@ -74,7 +75,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             }
             self.follow_clock(now);
             if self.writer.active().is_none() {
-                match self.segments.take_spare() {
+                let needed = self.writer.journal().pending_features();
+                match self.segments.take_spare(needed) {
                     Some(segment) => self.writer.journal().begin(segment),
                     None => return self.make_segment(Reserve::Keep),
                 }
@@ -86,11 +88,11 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                     self.writer.note_round(now);
                     let is_synced = self.writer.is_synced();
                     self.disk.submit(Tag::Round, round_steps(file, at, bytes, is_synced));
-                    if self.writer.active().is_some_and(Active::is_half_full) {
-                        self.segments.make_ahead(now, &self.dir, &mut self.disk);
+                    if let Some(active) = self.writer.active().filter(|active| active.is_half_full()) {
+                        self.segments.make_ahead(now, &self.dir, &mut self.disk, active.used);
                     }
                 }
-                // The segment has no room for the next entry.
+                // The segment has no room for the next entry, or not the features that it needs.
                 None => self.seal_and_index(),
             }
         }
@@ -124,7 +126,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 
     /// Makes a segment, unless one is ready or being made.
     pub(super) fn make_segment(&mut self, reserve: Reserve) {
-        self.segments.make(&self.dir, &mut self.disk, reserve);
+        let needed = self.writer.journal().pending_features();
+        self.segments.make(&self.dir, &mut self.disk, reserve, needed);
     }
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
@@ -208,6 +211,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         );
         marks.into_iter().for_each(|id| self.writer.mark(id));
         self.segments.remove_gone(&self.dir, &mut self.disk);
+        let stale = stale(self.partitions.known_states(), self.segments.kept());
+        self.states.set_stale(&self.dir, &stale);
         self.partitions.count_due(now, self.writer.active());
         self.backlog.trim();
     }
@@ -220,7 +225,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         if let Some((segment, index)) = self.writer.next_save() {
             submit_index(&mut self.disk, &segment, index);
         } else if !self.writer.is_cut() {
-            let pays = self.segments.frees_room(now.unix);
+            let pays = self.segments.frees_room(now.unix, &self.partitions.movable_spans(now.unix));
             self.make_segment(if pays { Reserve::Use } else { Reserve::Keep });
         }
     }

@@ -105,7 +105,7 @@ impl<T: Asker> Writer<T> {
         } else {
             return self.journal.push(JournalEntry::Append { token, stream, id, batch });
         };
-        completions.push_back(self.refuse(now, token, stream, &batch, fault));
+        completions.push_back(self.refuse(now, token, stream, id, &batch, fault));
     }
 
     fn refuse(
@@ -113,11 +113,14 @@ impl<T: Asker> Writer<T> {
         now: Now,
         token: T::Append,
         stream: Stream,
+        id: PartitionId,
         batch: &Batch,
         fault: StoreFault,
     ) -> Completion<T> {
         self.fence.close(now, stream);
-        self.refused += u64::from(batch.count());
+        if id.1.of_state().is_none() {
+            self.refused += u64::from(batch.count());
+        }
         Completion::Appended { token, result: Err(fault) }
     }
 
@@ -165,8 +168,9 @@ impl<T: Asker> Writer<T> {
         }
         for entry in self.journal.take_all() {
             partitions.handle_refused(&entry);
-            if let JournalEntry::Append { token, stream, batch, .. } = entry {
-                completions.push_back(self.refuse(now, token, stream, &batch, StoreFault::Unavailable(why)));
+            if let JournalEntry::Append { token, stream, id, batch } = entry {
+                let fault = StoreFault::Unavailable(why);
+                completions.push_back(self.refuse(now, token, stream, id, &batch, fault));
             }
         }
         self.trouble = Some(why);

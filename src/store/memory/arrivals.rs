@@ -13,6 +13,9 @@ use crate::base::units::Offset;
 /// A batch: its partition and base offset.
 type Arrival = (PartitionKey, Offset);
 
+/// Released batches are not looked for before there are more of them than this.
+const RELEASED_MIN: usize = if cfg!(test) { 4 } else { 4096 };
+
 /// The progress of a look at all batches, for those that expire before older ones.
 #[derive(Debug)]
 struct Sweep {
@@ -37,10 +40,14 @@ pub(super) struct Arrivals {
     /// The batches in the order of arrival. Some may have been removed from their partitions.
     order: VecDeque<Arrival>,
     sweep: Sweep,
-    /// The latest expiry of any batch.
+    /// The latest expiry of any batch, or a later time.
     latest_expiry: UnixMillis,
     /// The earliest expiry of the batches that expire before an older one.
     due: UnixMillis,
+    /// The number of batches that were released, and not removed here yet.
+    released: usize,
+    /// The oldest batch when a look was requested because it is pinned.
+    pinned: Option<Arrival>,
 }
 
 impl Default for Arrivals {
@@ -50,6 +57,8 @@ impl Default for Arrivals {
             sweep: Sweep::default(),
             latest_expiry: UnixMillis::ZERO,
             due: UnixMillis::MAX,
+            released: 0,
+            pinned: None,
         }
     }
 }
@@ -62,6 +71,12 @@ impl Arrivals {
             self.due = self.due.min(expiry);
         }
         self.latest_expiry = self.latest_expiry.max(expiry);
+    }
+
+    /// Returns the number of entries.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
     }
 
     /// Returns the oldest batch, which may have been removed from its partition.
@@ -83,20 +98,44 @@ impl Arrivals {
         Some(oldest)
     }
 
+    /// Counts batches that were released. They stay here until the next look, which is due once they are the
+    /// majority.
+    pub(super) fn note_released(&mut self, count: usize) {
+        self.released += count;
+    }
+
+    /// Requests a look because the oldest batch has expired and is pinned: later ones may have expired, too.
+    /// Does so once for each such batch.
+    pub(super) fn note_pinned(&mut self, oldest: Arrival) {
+        if self.pinned.replace(oldest) != Some(oldest) {
+            self.due = UnixMillis::ZERO;
+        }
+    }
+
+    /// Requests a look because other batches are pinned.
+    pub(super) fn note_pins(&mut self) {
+        self.pinned = None;
+        self.due = UnixMillis::ZERO;
+    }
+
     /// Returns whether all batches must be looked at.
     pub(super) fn is_look_due(&self, unix: UnixMillis) -> bool {
-        self.sweep.at > 0 || self.due <= unix
+        self.sweep.at > 0 || self.due <= unix || self.released > RELEASED_MIN.max(self.order.len() / 2)
     }
 
     /// Returns the next batch to look at, or `None` at the end of the look. Batches that are not kept are
     /// removed.
     pub(super) fn look(&mut self) -> Option<Arrival> {
+        if self.sweep.at == 0 {
+            self.released = 0;
+        }
         let next = self.order.get(self.sweep.at).copied();
         if next.is_some() {
             self.sweep.at += 1;
         } else {
             self.order.truncate(self.sweep.kept);
-            self.due = std::mem::take(&mut self.sweep).due;
+            let Sweep { latest, due, .. } = std::mem::take(&mut self.sweep);
+            (self.latest_expiry, self.due) = (latest, due);
         }
         next
     }

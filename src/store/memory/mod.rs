@@ -14,14 +14,16 @@ mod settings;
 pub use settings::{Settings, WhenFull};
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use self::arrivals::Arrivals;
 use super::cost::cost;
+use super::fetch::Fetch;
 use super::read::read;
 use super::waiting::Waiting;
-use super::window::{Fetch, cap};
-use super::{Asker, Completion, Fence, Life, Request, Store, StoreCounters, Stream, Tail};
+use super::window::cap;
+use super::{Asker, Completion, Fence, Life, Request, StateKeeping, Store, StoreCounters, Stream, Tail};
 use crate::access::{StorageShare, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
@@ -57,6 +59,8 @@ struct Ring<F> {
     is_woken: bool,
     /// The cost of its batches as a share of its project's storage, if that is limited.
     share: Option<StorageShare>,
+    /// The messages that stay although they have expired, ascending.
+    pinned: Vec<Range<Offset>>,
 }
 
 impl<F> Default for Ring<F> {
@@ -68,11 +72,19 @@ impl<F> Default for Ring<F> {
             waiting: Waiting::default(),
             is_woken: false,
             share: None,
+            pinned: Vec::new(),
         }
     }
 }
 
 impl<F> Ring<F> {
+    /// Returns when a batch may be removed.
+    fn due(&self, stored: &StoredBatch) -> UnixMillis {
+        let next = self.pinned.partition_point(|pinned| pinned.end <= stored.base_offset);
+        let is_pinned = self.pinned.get(next).is_some_and(|pinned| pinned.start < stored.end_offset());
+        if is_pinned { UnixMillis::MAX } else { stored.expiry() }
+    }
+
     /// Subtracts a batch that was removed from the share. Returns its cost.
     fn give_back(&mut self, stored: &StoredBatch) -> usize {
         let cost = cost(&stored.batch);
@@ -230,9 +242,16 @@ impl<T: Asker> Memory<T> {
     fn expire_oldest(&mut self, now: Now) -> bool {
         for _ in 0..LOOK_BATCHES {
             let Some((key, base_offset)) = self.arrivals.oldest() else { return true };
-            let front = self.partitions.get(&key).and_then(|partition| partition.batches.front());
-            if front.is_some_and(|front| front.base_offset == base_offset && !front.is_expired(now.unix)) {
-                return true;
+            let partition = self.partitions.get(&key);
+            let front = partition.and_then(|partition| Some((partition, partition.batches.front()?)));
+            if let Some((partition, front)) = front.filter(|(_, front)| front.base_offset == base_offset) {
+                if !front.is_expired(now.unix) {
+                    return true;
+                }
+                if partition.due(front) == UnixMillis::MAX {
+                    self.arrivals.note_pinned((key, base_offset));
+                    return true;
+                }
             }
             if let Some(expired) = self.pop_oldest() {
                 self.counters.expired += u64::from(expired.batch.count());
@@ -250,7 +269,7 @@ impl<T: Asker> Memory<T> {
             let Some(partition) = self.partitions.get_mut(&key) else { continue };
             let index = partition.batches.binary_search_by_key(&base_offset, |stored| stored.base_offset);
             let Ok(index) = index else { continue };
-            let expiry = partition.batches[index].expiry();
+            let expiry = partition.due(&partition.batches[index]);
             if expiry <= now.unix {
                 effort += index.min(partition.batches.len() - index) / MOVES_PER_BATCH;
                 if let Some(stored) = partition.batches.remove(index) {
@@ -268,7 +287,7 @@ impl<T: Asker> Memory<T> {
     fn fetch(&mut self, now: Now, key: PartitionKey, mut fetch: Fetch<T::Fetch>) {
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
-            Some(of) => read(&of.batches, of.end, now, fetch.from, fetch.bytes_max, fetch.exclude),
+            Some(of) => read(&of.batches, of.end, now, &fetch),
             None if fetch.from > Offset::ZERO => Fetched::rewound(),
             None => Fetched { at_end: true, ..Fetched::default() },
         };
@@ -304,6 +323,8 @@ impl<T: Asker> Memory<T> {
 }
 
 impl<T: Asker> Store<T> for Memory<T> {
+    const STATE: StateKeeping = StateKeeping::Volatile;
+
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, create, .. } => {
@@ -319,8 +340,8 @@ impl<T: Asker> Store<T> for Memory<T> {
             Request::Append { token, stream, partition, batch } => {
                 self.append(now, token, stream, partition, batch);
             }
-            Request::Fetch { token, partition, from, bytes_max, exclude, wait } => {
-                let fetch = Fetch { token, from, bytes_max, exclude, wait, since: now.mono };
+            Request::Fetch { token, partition, from, bytes_max, exclude, view, wait } => {
+                let fetch = Fetch { token, from, bytes_max, exclude, view, wait, since: now.mono };
                 self.fetch(now, partition, fetch);
             }
             Request::Resolve { token, partition, position } => {
@@ -336,6 +357,11 @@ impl<T: Asker> Store<T> for Memory<T> {
                     if of.waiting.is_empty() && of.end == Offset::ZERO {
                         self.partitions.remove(&partition);
                     }
+                }
+            }
+            other => {
+                if let Ok(Some(completion)) = other.without_claims() {
+                    self.completions.push_back(completion);
                 }
             }
         }
@@ -363,6 +389,28 @@ impl<T: Asker> Store<T> for Memory<T> {
         Some(Tail::new(
             self.partitions.get(&queue.key(partition)).map_or(Offset::ZERO, |partition| partition.end),
         ))
+    }
+
+    fn release(&mut self, partition: PartitionKey, below: Offset) {
+        let Some(of) = self.partitions.get_mut(&partition) else { return };
+        let mut costs = Vec::new();
+        while let Some(stored) = of.batches.pop_front_if(|stored| stored.end_offset() <= below) {
+            costs.push(of.give_back(&stored));
+        }
+        self.arrivals.note_released(costs.len());
+        costs.into_iter().for_each(|cost| self.count_removed(cost));
+        if self.batches == 0 {
+            self.arrivals = Arrivals::default();
+        }
+    }
+
+    fn pin(&mut self, partition: PartitionKey, pinned: Vec<Range<Offset>>) {
+        debug_assert!(pinned.is_sorted_by(|a, b| a.end <= b.start), "{pinned:?}");
+        let Some(of) = self.partitions.get_mut(&partition) else { return };
+        let before = std::mem::replace(&mut of.pinned, pinned);
+        if !before.is_empty() && before != of.pinned {
+            self.arrivals.note_pins();
+        }
     }
 
     fn set_clock_step_max(&mut self, by: Millis) {

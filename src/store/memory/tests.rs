@@ -1,6 +1,7 @@
 //! The memory store on its own: what it drops, expires and counts.
 
 use super::*;
+use crate::base::claim::View;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::store::conformance::{self, batch, key};
 use proptest::prelude::*;
@@ -48,6 +49,7 @@ fn one_answer_has_all_batches_of_a_turn_and_a_clock_set_back_keeps_their_order()
         from: Offset(0),
         bytes_max: 1 << 20,
         exclude: None,
+        view: View::Unclaimed,
         wait: true,
     };
     assert!(store.submit(at(0), fetch(9)).is_ok() && store.poll_completion(at(0)).is_none());
@@ -161,10 +163,31 @@ fn nothing_of_a_stream_is_stored_after_a_refusal() {
     assert_eq!(results, [Err(StoreFault::Full), Err(StoreFault::Fenced), Ok(Some(Offset(0)..Offset(1)))]);
 }
 
+/// What happens before an append.
+#[derive(Clone, Debug)]
+enum Deed {
+    Tick,
+    Release(Partition, Offset),
+    Pin(Partition, Range<Offset>),
+    Nothing,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let place = || ((0u16..3).prop_map(Partition), 0u64..20);
+    prop_oneof![
+        4 => Just(Deed::Tick),
+        1 => place().prop_map(|(partition, below)| Deed::Release(partition, Offset(below))),
+        1 => (place(), 0u64..5).prop_map(|((partition, first), length)| {
+            Deed::Pin(partition, Offset(first)..Offset(first + length))
+        }),
+        3 => Just(Deed::Nothing),
+    ]
+}
+
 proptest! {
     #[test]
-    fn exactly_the_expired_batches_are_freed(
-        steps in proptest::collection::vec(((0u16..3).prop_map(Partition), 60u32..90, 0u32..4, any::<bool>()), 1..120),
+    fn exactly_the_released_and_the_expired_batches_that_are_not_pinned_are_freed(
+        steps in proptest::collection::vec(((0u16..3).prop_map(Partition), 60u32..90, 0u32..4, deed()), 1..120),
         room in 3usize..60,
     ) {
         let one = cost(&batch(1, 60, &[b"x"]));
@@ -173,11 +196,25 @@ proptest! {
         // The expected batches, oldest first: partition, offset, expiry.
         let mut there: Vec<(Partition, Offset, UnixMillis)> = Vec::new();
         let mut ends = [Offset::ZERO; 3];
-        for (token, (partition, ttl, seconds, tick)) in (0..).zip(steps) {
+        let mut pins = [(); 3].map(|()| Offset::ZERO..Offset::ZERO);
+        for (token, (partition, ttl, seconds, deed)) in (0..).zip(steps) {
             now = now.later(Millis::from_secs(seconds));
-            if tick {
-                while store.handle_tick(now) == Some(now.mono + BUSY_TICK) {}
-                there.retain(|(_, _, expiry)| *expiry > now.unix);
+            match deed {
+                Deed::Tick => {
+                    while store.handle_tick(now) == Some(now.mono + BUSY_TICK) {}
+                    there.retain(|(partition, offset, expiry)| {
+                        *expiry > now.unix || pins[partition.index()].contains(offset)
+                    });
+                }
+                Deed::Release(of, below) => {
+                    store.release(key(of), below);
+                    there.retain(|(partition, offset, _)| *partition != of || *offset >= below);
+                }
+                Deed::Pin(of, range) if ends[of.index()] > Offset::ZERO => {
+                    store.pin(key(of), Some(range.clone()).filter(|range| !range.is_empty()).into_iter().collect());
+                    pins[of.index()] = range;
+                }
+                Deed::Pin(..) | Deed::Nothing => {}
             }
             prop_assert_eq!(store.batches, there.len());
             let (stream, key) = (Stream(0), key(partition));
@@ -202,6 +239,30 @@ proptest! {
 }
 
 #[test]
+fn a_queue_that_is_consumed_leaves_nothing_in_memory_beside_one_that_is_not() {
+    let mut store = memory();
+    let append = |store: &mut Memory<u64>, partition| {
+        let append = Request::Append {
+            token: 0,
+            stream: Stream(0),
+            partition: key(partition),
+            batch: batch(1, 1000, &[b"x"]),
+        };
+        assert!(store.submit(Now::default(), append).is_ok());
+    };
+    append(&mut store, Partition(1));
+    for number in 1..2_000 {
+        append(&mut store, Partition(0));
+        store.release(key(Partition(0)), Offset(number));
+        while store.handle_tick(Now::default()) == Some(BUSY_TICK) {}
+    }
+    assert_eq!((store.batches, store.partitions[&key(Partition(0))].batches.len()), (1, 0));
+    assert!(store.arrivals.len() < 20, "{} entries of released batches", store.arrivals.len());
+    store.release(key(Partition(1)), Offset(9));
+    assert_eq!((store.batches, store.bytes, store.arrivals.len()), (0, 0, 0));
+}
+
+#[test]
 fn a_partition_with_only_cancelled_fetches_is_removed() {
     let mut store = memory();
     for round in 0..100 {
@@ -212,6 +273,7 @@ fn a_partition_with_only_cancelled_fetches_is_removed() {
             from: Offset(0),
             bytes_max: 1,
             exclude: None,
+            view: View::Unclaimed,
             wait: true,
         };
         assert!(store.submit(Now::default(), fetch).is_ok());

@@ -18,6 +18,7 @@ use super::data_dir::{DataDir, SharedState};
 use super::disk::{Directory, FileName, Step};
 use super::format::{OFFSET_MAX, PartitionId};
 use super::history::{History, Moment};
+use super::keep::Keep;
 use super::segment::Past;
 use crate::base::names::queue_hash;
 use crate::base::units::{Offset, Partition};
@@ -68,27 +69,40 @@ pub fn open(
         }
         for (id, span) in spans {
             last_incarnation = last_incarnation.max(id.0);
+            let messages = if id.1.of_state().is_none() { span.head.messages } else { 0 };
             if live.contains(&id.0) {
-                report.messages += span.head.messages;
+                report.messages += messages;
                 report.bytes += span.head.bytes;
-                pasts.entry(id).or_default().push(span);
+                pasts.entry(id).or_insert_with(|| Past::new(id.1)).push(span);
             } else if !deleted.contains(&id.0) {
-                orphans += span.head.messages;
+                orphans += messages;
             }
         }
         state.segments.push(segment);
     }
+    let has_state = pasts.keys().any(|id| id.1.of_state().is_some());
     for ((project, queue), life) in &queues {
         let hash = queue_hash(project, queue);
         for partition in Partition::all(life.partitions) {
-            let id = (life.incarnation, partition);
-            let mut past = pasts.remove(&id).unwrap_or_default();
-            past.sort();
-            let newest = past.spans.back().map(|span| span.segment.number);
-            if is_one_lost || last_damaged >= newest && last_damaged.is_some() {
-                past.end = past.end.saturating_add(OFFSETS_LEFT_OUT).min(OFFSET_MAX);
+            let mut take = |partition: Partition| {
+                let id = (life.incarnation, partition);
+                let mut past = pasts.remove(&id).unwrap_or_else(|| Past::new(partition));
+                past.sort();
+                let newest = past.spans.back().map(|span| span.segment.number);
+                if is_one_lost || last_damaged >= newest && last_damaged.is_some() {
+                    past.end = past.end.saturating_add(OFFSETS_LEFT_OUT).min(OFFSET_MAX);
+                }
+                (id, hash, past)
+            };
+            let (mut messages, hidden) = (take(partition), take(partition.state()));
+            if hidden.2.has_messages() {
+                messages.2.change(Keep::keep_whole);
             }
-            state.pasts.push((id, hash, past));
+            state.pasts.push(messages);
+            // A directory that never held state stays readable by earlier versions.
+            if has_state && hidden.2.end > Offset::ZERO {
+                state.pasts.push(hidden);
+            }
         }
     }
     if orphans > 0 {
@@ -101,7 +115,10 @@ pub fn open(
     let is_used = !queues.is_empty() || !state.segments.is_empty();
     let mut history = found_history.unwrap_or_else(|| History::begin(is_used, directory.random()));
     if shards > 0 {
-        let ends = state.pasts.iter().filter(|(.., past)| past.end > Offset::ZERO);
+        let ends = state.pasts.iter().filter(|((_, partition), _, past)| {
+            // Offsets of state are not given out.
+            partition.of_state().is_none() && past.end > Offset::ZERO
+        });
         let ends = ends.map(|(id, _, past)| (*id, past.end)).collect();
         let is_continued = start(&mut history, directory, now, ends, last_incarnation);
         report.is_branch = is_used && !is_continued;

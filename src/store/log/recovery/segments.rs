@@ -9,7 +9,8 @@ use super::report::{Damaged, OpenError, Report};
 use crate::store::log::disk::{
     Directory, FileName, Step, is_unreadable, read_all, run_all, salvage_all, save_index,
 };
-use crate::store::log::format::{BLOCK, PartitionId, ROUNDS_AT, SegmentHeader, Unreadable};
+use crate::store::log::format::{BLOCK, PartitionId, ROUNDS_AT, Unreadable};
+use crate::store::log::header::SegmentHeader;
 use crate::store::log::history::Sealed;
 use crate::store::log::index::{INDEX_HEADER, Index};
 use crate::store::log::scan::{Damage, scan, scan_sealed};
@@ -49,7 +50,6 @@ pub(super) fn open_segments(
         };
         let header = match SegmentHeader::parse(&blocks) {
             Ok(header) => header,
-            Err(why @ Unreadable::Version(_)) => return Err(OpenError::Version(*file, why)),
             Err(Unreadable::Damaged) => {
                 // If the server ended before a new file had its header, the file holds only zeros.
                 let is_known = indexed.contains(&place) || facts.names(place);
@@ -61,6 +61,7 @@ pub(super) fn open_segments(
                 }
                 continue;
             }
+            Err(why) => return Err(OpenError::Version(*file, why)),
         };
         let index =
             if indexed.contains(&place) { open_index(directory, place, header.stamp, report)? } else { None };
@@ -170,7 +171,6 @@ fn open_index(
     };
     match Index::parse(stamp, &bytes) {
         Ok(index) => Ok(Some(index)),
-        Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
         // An index from an earlier use of the file does not count.
         Err(Unreadable::Damaged) if Index::stamp(&bytes).is_ok_and(|of| of != stamp) => Ok(None),
         Err(Unreadable::Damaged) => {
@@ -178,6 +178,7 @@ fn open_index(
             report.damaged.push(Damaged { file, damage, means: "its segment is scanned instead" });
             Ok(None)
         }
+        Err(why) => Err(OpenError::Version(file, why)),
     }
 }
 

@@ -22,12 +22,12 @@ pub(super) fn open_history(
         salvaged.map_err(|_| Unreadable::Damaged).and_then(|salvaged| History::parse(&salvaged.bytes));
     match parsed {
         Ok(history) => Ok(Some(history)),
-        Err(why @ Unreadable::Version(_)) => Err(OpenError::Version(file, why)),
         Err(Unreadable::Damaged) => {
             let means = "consumers that return begin at the oldest message";
             report.damaged.push(Damaged { file, damage: Damage { at: 0, bytes: *length }, means });
             Ok(Some(History::lost(directory.random())))
         }
+        Err(why) => Err(OpenError::Version(file, why)),
     }
 }
 

@@ -22,6 +22,15 @@ impl Lab for Lone {
         Log::new(Arc::new(dir), disk, 0, 1, &self.config)
     }
 
+    fn reopen(&self, store: Self::Store) -> Option<Self::Store> {
+        let disk = store.disk.clone();
+        drop(store);
+        disk.kill();
+        self.disk.replace(disk.clone());
+        let (dir, _) = open(&disk, 1, self.config.segment_bytes, &Moment { unix_ns: 1, boot: 1 }).unwrap();
+        Some(Log::new(Arc::new(dir), disk, 0, 1, &self.config))
+    }
+
     fn unix(&self) -> Option<UnixMillis> {
         None
     }

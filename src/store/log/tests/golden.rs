@@ -5,7 +5,12 @@
 //! was stopped once and then killed. Its messages were stored on 2026-11-28 with a TTL of 14 days.
 //! `version-1-with-history` holds the same, written by a version that keeps a history, and stopped cleanly at
 //! the end.
+//!
+//! `version-2` is from the version after 0.2.0: two shards, two partitions a queue, stopped twice and then killed. The
+//! queue `plain` has 30 messages. `work` has 20, of which every fifth has a delay of 60 s, and 20 notes of
+//! state. Its first four segments have version 1, and the others version 2.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::*;
@@ -37,6 +42,11 @@ fn directory(version: &str) -> Simulated {
 
 /// Returns the payloads of a queue, sorted.
 fn payloads(disk: &Simulated, project: &str, queue: &str) -> Option<Vec<String>> {
+    lines(disk, project, queue, inspect::Kind::Messages)
+}
+
+/// Returns the messages or the notes of a queue, sorted.
+fn lines(disk: &Simulated, project: &str, queue: &str, kind: inspect::Kind) -> Option<Vec<String>> {
     let contents = inspect::Contents::read(disk, &NOW).unwrap();
     assert!(contents.report.damaged.is_empty(), "{:?}", contents.report);
     let name = (Project::parse(project).unwrap(), QueueName::parse(queue).unwrap());
@@ -44,25 +54,30 @@ fn payloads(disk: &Simulated, project: &str, queue: &str) -> Option<Vec<String>>
     let take = |_, stored: crate::base::batch::StoredBatch| {
         all.extend(stored.batch.records().map(|record| {
             let key = String::from_utf8_lossy(record.key);
+            let delay = stored.batch.delay_secs();
             format!(
-                "{key}{}{}",
+                "{key}{}{}{}",
                 if key.is_empty() { "" } else { ":" },
-                String::from_utf8_lossy(record.payload)
+                String::from_utf8_lossy(record.payload),
+                if delay > 0 { format!(" after {delay} s") } else { String::new() },
             )
         }));
         Ok(())
     };
-    contents.dump(disk, &name, take, |file, damage| panic!("{file}: {damage:?}"))?.unwrap();
+    contents.dump(disk, &name, kind, take, |file, damage| panic!("{file}: {damage:?}"))?.unwrap();
     all.sort();
     Some(all)
 }
 
+/// Returns a line for each number, sorted.
+fn numbered(numbers: RangeInclusive<u32>, line: fn(u32) -> String) -> Option<Vec<String>> {
+    let mut lines: Vec<String> = numbers.map(line).collect();
+    lines.sort();
+    Some(lines)
+}
+
 fn check(disk: &Simulated) {
-    let numbered = |last: u32, line: fn(u32) -> String| {
-        let mut lines: Vec<String> = (1..=last).map(line).collect();
-        lines.sort();
-        Some(lines)
-    };
+    let numbered = |last: u32, line: fn(u32) -> String| numbered(1..=last, line);
     assert_eq!(payloads(disk, "default", "plain"), numbered(100, |number| format!("plain {number}")));
     assert_eq!(
         payloads(disk, "default", "keyed"),
@@ -163,6 +178,48 @@ fn a_directory_with_a_history_is_read_and_its_clean_stop_is_known() {
     }
     let (_, report) = open(&disk, 2, SEGMENT_BYTES, &NOW).unwrap();
     assert!(report.damaged.iter().any(|damaged| damaged.file == sealed), "{report:?}");
+}
+
+#[test]
+fn a_directory_of_version_2_is_read_and_its_state_is_found() {
+    let disk = directory("version-2");
+    let work = |number: u32| match number % 5 {
+        0 => format!("work {number} after 60 s"),
+        _ => format!("work {number}"),
+    };
+    let check = |disk: &Simulated| {
+        assert_eq!(payloads(disk, "default", "plain"), numbered(1..=30, |number| format!("plain {number}")));
+        assert_eq!(payloads(disk, "default", "work"), numbered(11..=30, work));
+        let notes = lines(disk, "default", "work", inspect::Kind::State);
+        assert_eq!(notes, numbered(11..=30, |number| format!("note {number}")));
+    };
+    check(&disk);
+    let mut counted = (0, 0);
+    inspect::verify(&disk, &NOW, |verified| {
+        assert!(verified.damage.is_empty() && verified.torn == 0, "{verified:?}");
+        counted = (counted.0 + verified.messages, counted.1 + verified.notes);
+    })
+    .unwrap();
+    assert_eq!(counted, (50, 20));
+    let mut versions: Vec<u32> = Vec::new();
+    for (file, _) in disk.list().unwrap() {
+        if matches!(file, FileName::Segment(_)) {
+            versions.push(header::SegmentHeader::parse(&bytes(&disk, file)).unwrap().version());
+        }
+    }
+    assert_eq!(versions, [1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2]);
+    let (dir, report) = open(&disk, 1, SEGMENT_BYTES, &NOW).unwrap();
+    assert!(report.damaged.is_empty() && report.messages == 50, "{report:?}");
+    let config = Settings { segment_bytes: SEGMENT_BYTES, ..Settings::default() };
+    let mut log: Log<u64, Simulated> = Log::new(Arc::new(dir), disk.clone(), 0, 1, &config);
+    let name = (Project::parse("default").unwrap(), QueueName::parse("work").unwrap());
+    assert!(log.adopt(QueueId(1), &name).is_some());
+    let mut stateful: Vec<u16> =
+        std::iter::from_fn(|| log.poll_stateful()).map(|key| key.partition.0).collect();
+    stateful.sort_unstable();
+    assert_eq!(stateful, [0, 1]);
+    drop(log);
+    check(&disk);
 }
 
 fn bytes(disk: &Simulated, file: FileName) -> Vec<u8> {

@@ -18,13 +18,16 @@ impl World {
             for partition in Partition::all(PARTITIONS) {
                 let key = PartitionKey { queue: QueueId(queue), partition };
                 self.check_partition(key);
+                self.check_partition(hidden(key));
             }
         }
+        self.check_told();
     }
 
     pub(super) fn check_partition(&mut self, key: PartitionKey) {
         let (seed, unix) = (self.seed, self.now.unix);
         let read = self.read(key, Offset(0)).unwrap();
+        let stored = self.read_as(key, Offset(0), View::Stored).unwrap();
         assert!(read.is_sorted_by(|a, b| a.0 < b.0), "seed {seed}: offsets grow: {read:?}");
         let Some(sent) = self.sent.get_mut(&key) else { return assert!(read.is_empty()) };
         let mut seen = BTreeMap::new();
@@ -37,8 +40,13 @@ impl World {
             }
         }
         for (number, message) in sent.iter() {
-            if let (Fate::Acknowledged(offset), false) = (message.fate, message.expiry <= unix) {
+            let Fate::Acknowledged(offset) = message.fate else { continue };
+            if message.must_be_there() && message.expiry > unix {
                 assert!(seen.contains_key(number), "seed {seed}: {number} at {offset} of {key:?} is lost");
+            }
+            if message.must_be_there() && message.is_pinned {
+                let is_there = stored.contains(&(offset, *number));
+                assert!(is_there, "seed {seed}: {number} at {offset} of {key:?} is pinned and lost");
             }
         }
         let by_offset: BTreeMap<Offset, u64> = sent
@@ -58,17 +66,30 @@ impl World {
     }
 
     /// Reads a partition from an offset to its end. Returns offsets and numbers.
-    pub(super) fn read(
+    pub(super) fn read(&mut self, key: PartitionKey, from: Offset) -> Result<Vec<(Offset, u64)>, StoreFault> {
+        self.read_as(key, from, View::Unclaimed)
+    }
+
+    /// Reads what a view has of a partition.
+    pub(super) fn read_as(
         &mut self,
         key: PartitionKey,
         mut from: Offset,
+        view: View,
     ) -> Result<Vec<(Offset, u64)>, StoreFault> {
         let mut all = Vec::new();
         loop {
             self.next += 1;
             let (token, now) = (self.next, self.now);
-            let request =
-                Request::Fetch { token, partition: key, from, bytes_max: 2000, exclude: None, wait: false };
+            let request = Request::Fetch {
+                token,
+                partition: key,
+                from,
+                bytes_max: 2000,
+                exclude: None,
+                view,
+                wait: false,
+            };
             assert!(self.log_of(key).submit(now, request).is_ok());
             let fetched = loop {
                 self.poll();
@@ -125,7 +146,15 @@ impl World {
             self.next += 1;
             let (token, now) = (self.next, self.now);
             let (bytes_max, exclude, wait) = (1 << 20, None, false);
-            let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+            let request = Request::Fetch {
+                token,
+                partition: key,
+                from,
+                bytes_max,
+                exclude,
+                view: View::Unclaimed,
+                wait,
+            };
             assert!(self.log_of(key).submit(now, request).is_ok());
             let fetched = loop {
                 self.poll();

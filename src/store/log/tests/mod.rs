@@ -1,6 +1,7 @@
 //! The log on a simulated disk. A world of shards and clients advances step by step, and is checked against
 //! what its clients know.
 
+mod claims;
 mod clock;
 mod conformance;
 mod deletion;
@@ -10,6 +11,7 @@ mod judge;
 mod missing;
 mod restores;
 mod room;
+mod state;
 mod storage;
 mod survival;
 mod unreadable;
@@ -19,6 +21,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use self::claims::hidden;
 use self::filled::*;
 use self::world::*;
 use super::disk::{Directory, FileName, Step};
@@ -26,6 +29,7 @@ use super::random::Random;
 use super::simulated::Simulated;
 use super::*;
 use crate::base::batch::{BatchBuilder, Fetched};
+use crate::base::claim::View;
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position};
 use crate::base::units::Offset;

@@ -240,7 +240,8 @@ fn a_mark_after_skipped_offsets_sends_no_reader_back() {
         world.next += 1;
         let (token, now) = (world.next, world.now);
         let (bytes_max, exclude, wait) = (2000, None, false);
-        let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+        let request =
+            Request::Fetch { token, partition: key, from, bytes_max, exclude, view: View::Unclaimed, wait };
         assert!(world.log_of(key).submit(now, request).is_ok());
         world.settle();
         let fetched = world.reads.remove(&token).unwrap().unwrap();

@@ -26,7 +26,15 @@ fn waiters_for_older_messages_are_served_or_cancelled() {
                 waiting.insert(token, key);
                 let from = Offset(world.random.below(world.sent[&key].len()) as u64);
                 let (bytes_max, exclude, wait) = (500, None, false);
-                let request = Request::Fetch { token, partition: key, from, bytes_max, exclude, wait };
+                let request = Request::Fetch {
+                    token,
+                    partition: key,
+                    from,
+                    bytes_max,
+                    exclude,
+                    view: View::Unclaimed,
+                    wait,
+                };
                 assert!(world.log_of(key).submit(now, request).is_ok());
             }
             if world.random.one_in(3) {
@@ -82,9 +90,15 @@ fn readers_of_a_deleted_queue_get_an_answer() {
                     position: Position::Time(UnixMillis::new(1 + number as u64)),
                 },
                 1 => Request::Resolve { token, partition: key, position: Position::Latest },
-                _ => {
-                    Request::Fetch { token, partition: key, from, bytes_max, exclude, wait: number % 2 == 0 }
-                }
+                _ => Request::Fetch {
+                    token,
+                    partition: key,
+                    from,
+                    bytes_max,
+                    exclude,
+                    view: View::Unclaimed,
+                    wait: number % 2 == 0,
+                },
             };
             assert!(world.log_of(key).submit(now, request).is_ok());
             if world.random.one_in(2) {
@@ -113,7 +127,8 @@ fn read_all(world: &mut World, keys: &[PartitionKey]) -> usize {
         let (token, now) = (world.next, world.now);
         tokens.push(token);
         let (from, bytes_max, exclude, wait) = (Offset::ZERO, 500, None, false);
-        let request = Request::Fetch { token, partition: *key, from, bytes_max, exclude, wait };
+        let request =
+            Request::Fetch { token, partition: *key, from, bytes_max, exclude, view: View::Unclaimed, wait };
         assert!(world.logs[0].submit(now, request).is_ok());
     }
     let mut most = 0;

@@ -21,6 +21,19 @@ pub(super) struct Message {
     pub(super) fate: Fate,
     /// When it may expire, at the earliest.
     pub(super) expiry: UnixMillis,
+    /// Whether it may be gone before that.
+    pub(super) is_released: bool,
+    /// Whether it is stored after that.
+    pub(super) is_pinned: bool,
+    /// Whether it was stored before the server started.
+    pub(super) is_earlier: bool,
+}
+
+impl Message {
+    /// Returns whether it is stored and nothing allows it to go, except its expiry.
+    pub(super) fn must_be_there(&self) -> bool {
+        matches!(self.fate, Fate::Acknowledged(_)) && !self.is_released
+    }
 }
 
 /// The shards of a server without the rest, and what their clients know.
@@ -45,6 +58,8 @@ pub(super) struct World {
     /// The boot of the machine.
     pub(super) boot: u128,
     pub(super) dir: Option<Arc<DataDir>>,
+    /// The partitions of which the shards have told that they have state from an earlier run.
+    pub(super) told: BTreeSet<PartitionKey>,
 }
 
 pub(super) fn name(queue: u64) -> (Project, QueueName) {
@@ -69,6 +84,7 @@ impl World {
             all_end: seed.is_multiple_of(3),
             boot: 1,
             dir: None,
+            told: BTreeSet::new(),
         };
         world.start();
         world
@@ -94,12 +110,14 @@ impl World {
             .map(|shard| Log::new(dir.clone(), self.disk.of(shard), shard, shards, &self.config))
             .collect();
         self.open.clear();
+        self.forget_claims();
         report
     }
 
     pub(super) fn log_of(&mut self, key: PartitionKey) -> &mut Log<u64, Simulated> {
         let (project, queue) = name(key.queue.0);
-        let shard = owner(queue_hash(&project, &queue), key.partition, self.shards());
+        let partition = key.partition.of_state().unwrap_or(key.partition);
+        let shard = owner(queue_hash(&project, &queue), partition, self.shards());
         &mut self.logs[usize::from(shard)]
     }
 
@@ -147,7 +165,8 @@ impl World {
             payload.resize(8 + size, self.next as u8);
             builder.push(&payload);
             let expiry = self.now.unix + Millis::from_secs(ttl);
-            let message = Message { fate: Fate::UnderWay, expiry };
+            let (is_released, is_pinned, is_earlier) = (false, false, false);
+            let message = Message { fate: Fate::UnderWay, expiry, is_released, is_pinned, is_earlier };
             self.sent.entry(key).or_default().insert(self.next, message);
             numbers.push(self.next);
             self.next += 1;
@@ -272,6 +291,7 @@ impl World {
         for log in &mut self.logs {
             log.handle_tick(self.now);
         }
+        self.refresh_stale();
     }
 
     pub(super) fn act(&mut self) {
@@ -301,6 +321,7 @@ impl World {
                 // While the disk fails, this may fail, too.
                 let _ = self.read(key, Offset(from));
             }
+            15 if self.open.contains(&key.queue.0) => self.act_on_claims(key),
             _ => {}
         }
     }

@@ -1,0 +1,275 @@
+//! Messages that are read ahead of the ledger, so that a claim need not wait for a read, and the choice of those
+//! that a claim gets.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::ledger::Ledger;
+use super::record::Record;
+use crate::base::batch::{Fetched, StoredBatch};
+use crate::base::claim::Granted;
+use crate::base::clock::Now;
+use crate::base::units::Offset;
+
+/// The size in bytes at which no more is read ahead of a partition. The batches are shared with the store where
+/// they are its newest.
+pub const AHEAD_BYTES: usize = 256 << 10;
+
+/// What a claim may get.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    pub messages: u64,
+    pub bytes: usize,
+}
+
+/// The messages chosen for a claim.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    pub runs: Vec<Granted>,
+    messages: u64,
+    bytes: usize,
+}
+
+/// The state of the fetch that reads ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetching {
+    No,
+    /// It completes as soon as the store has read.
+    Quick,
+    /// It completes when a message is stored.
+    Waiting,
+}
+
+/// Batches from the ledger's `next` on.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    batches: VecDeque<StoredBatch>,
+    bytes: usize,
+    messages: u64,
+    /// The offset of the next message of the first batch, and the position of its record.
+    place: (Offset, usize),
+    /// Where the next fetch begins.
+    from: Offset,
+    fetching: Fetching,
+    /// Whether the last fetch failed. Another one waits for [`Self::retry`].
+    is_failing: bool,
+    /// Whether nothing was stored from `from` on when the last fetch completed.
+    is_at_end: bool,
+}
+
+impl Ahead {
+    /// Begins to read at an offset.
+    pub(super) fn new(from: Offset) -> Self {
+        let (batches, bytes, messages) = (VecDeque::new(), 0, 0);
+        let (place, fetching) = ((Offset::ZERO, 0), Fetching::No);
+        Self { batches, bytes, messages, place, from, fetching, is_failing: false, is_at_end: false }
+    }
+
+    /// Returns about how many messages it holds; some may have expired.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Returns whether a fetch that completes soon is under way.
+    pub(super) fn is_reading(&self) -> bool {
+        self.fetching == Fetching::Quick
+    }
+
+    /// Returns whether it holds nothing, and nothing more is stored as far as is known.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.batches.is_empty() && self.is_at_end && self.fetching != Fetching::Quick
+    }
+
+    /// Returns where a fetch is to begin, whether it waits for messages, and how much it reads, if one is wanted.
+    pub(super) fn begin(&mut self) -> Option<(Offset, bool, usize)> {
+        if self.fetching != Fetching::No || self.is_failing || self.bytes >= AHEAD_BYTES {
+            return None;
+        }
+        self.fetching = if self.is_at_end { Fetching::Waiting } else { Fetching::Quick };
+        Some((self.from, self.is_at_end, AHEAD_BYTES - self.bytes))
+    }
+
+    /// Handles the result of a fetch.
+    pub(super) fn handle(&mut self, fetched: Fetched, next: Offset) {
+        self.fetching = Fetching::No;
+        if fetched.is_rewound {
+            // The store has lost its end. Read from its beginning, and find the messages that are new.
+            *self = Self::new(fetched.next);
+            return;
+        }
+        self.from = fetched.next;
+        self.is_at_end = fetched.at_end;
+        for stored in fetched.batches {
+            if stored.end_offset() > next {
+                self.bytes += stored.batch.stored_bytes();
+                self.messages += stored.end_offset().since(stored.base_offset.max(next));
+                self.batches.push_back(stored);
+            }
+        }
+    }
+
+    /// Notes that a fetch has failed.
+    pub(super) fn handle_failed(&mut self) {
+        (self.fetching, self.is_failing) = (Fetching::No, true);
+    }
+
+    /// Allows another fetch after one has failed.
+    pub(super) fn retry(&mut self) {
+        self.is_failing = false;
+    }
+
+    /// Returns whether a fetch waits for messages.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.fetching == Fetching::Waiting
+    }
+
+    fn pop(&mut self, from: Offset) {
+        if let Some(stored) = self.batches.pop_front() {
+            self.bytes -= stored.batch.stored_bytes();
+            self.messages -= stored.end_offset().since(stored.base_offset.max(from));
+        }
+    }
+
+    /// Chooses messages that were never given out. Messages that can be given out only later are passed over, with a
+    /// record for each batch; at most `delays_max` of these.
+    pub(super) fn choose(
+        &mut self,
+        now: Now,
+        next: Offset,
+        room: Room,
+        delays_max: usize,
+        choice: &mut Choice,
+    ) -> Vec<Record> {
+        let (mut at, mut delays) = (next, Vec::new());
+        while let Some(stored) = self.batches.front() {
+            let begins = at.max(stored.base_offset);
+            if begins >= stored.end_offset() || stored.is_expired(now.unix) {
+                self.pop(begins.min(stored.end_offset()));
+                continue;
+            }
+            if stored.visible() > now.unix {
+                if delays.len() >= delays_max {
+                    break;
+                }
+                at = stored.end_offset();
+                delays.push(Record::Delay { offsets: begins..at, visible: stored.visible() });
+                self.pop(begins);
+                continue;
+            }
+            let before = choice.messages;
+            let record = match self.place {
+                (offset, record) if offset == begins && begins > stored.base_offset => record,
+                _ => stored.batch.position_of(begins.since(stored.base_offset) as u32),
+            };
+            let (ends, record) = choice.take(stored, begins..stored.end_offset(), record, 1, room);
+            self.place = (ends, record);
+            self.messages -= choice.messages - before;
+            at = ends;
+            if ends < stored.end_offset() {
+                break;
+            }
+            self.pop(ends);
+        }
+        delays
+    }
+}
+
+impl Choice {
+    /// Takes messages of a batch as far as there is room. The first one's record is at `record`. Returns where the rest
+    /// begins: its offset and the position of its record.
+    fn take(
+        &mut self,
+        stored: &StoredBatch,
+        offsets: Range<Offset>,
+        record: usize,
+        count: u32,
+        room: Room,
+    ) -> (Offset, usize) {
+        let Range { start, end } = offsets;
+        let all = end.since(start);
+        let is_whole = all == u64::from(stored.batch.count());
+        let bytes = stored.batch.stored_bytes();
+        let (mut until, mut position) = (end, bytes);
+        if is_whole && self.messages + all <= room.messages && self.bytes + bytes <= room.bytes {
+            (self.messages, self.bytes) = (self.messages + all, self.bytes + bytes);
+        } else {
+            (until, position) = (start, record);
+            while until < end && self.messages < room.messages {
+                let Some((next, _)) = stored.batch.record_at(position) else { break };
+                // The first message may be larger than there is room.
+                if self.messages > 0 && self.bytes + (next - position) > room.bytes {
+                    break;
+                }
+                self.bytes += next - position;
+                self.messages += 1;
+                (until, position) = (until + 1, next);
+            }
+        }
+        if until > start {
+            self.runs.push(Granted { stored: stored.clone(), offsets: start..until, record, count });
+        }
+        (until, position)
+    }
+
+    /// Chooses messages that were given out before, from what was read at the first of them. Returns the messages that
+    /// no longer exist.
+    pub(super) fn take_again(
+        &mut self,
+        now: Now,
+        ledger: &Ledger,
+        fetched: &Fetched,
+        room: Room,
+    ) -> Vec<Range<Offset>> {
+        let mut gone = Vec::new();
+        let mut batches = fetched.batches.iter().peekable();
+        for (offsets, piece) in ledger.pieces().free() {
+            let known = offsets.end.min(fetched.next);
+            let mut at = offsets.start;
+            while at < known {
+                while batches.peek().is_some_and(|stored| stored.end_offset() <= at) {
+                    batches.next();
+                }
+                let Some(stored) = batches.peek().filter(|stored| stored.base_offset < known) else {
+                    gone.push(at..known);
+                    break;
+                };
+                if stored.base_offset > at {
+                    gone.push(at..stored.base_offset);
+                    at = stored.base_offset;
+                }
+                let end = known.min(stored.end_offset());
+                if stored.is_expired(now.unix) && piece.lives_until <= now.mono {
+                    gone.push(at..end);
+                    at = end;
+                    continue;
+                }
+                let record = stored.batch.position_of(at.since(stored.base_offset) as u32);
+                (at, _) = self.take(stored, at..end, record, piece.count.saturating_add(1), room);
+                if at < end {
+                    return gone;
+                }
+            }
+            if known < offsets.end {
+                break;
+            }
+        }
+        gone
+    }
+
+    /// Returns the messages as pieces of a grant: ranges of the same count, joined where they touch.
+    pub(super) fn pieces(&self) -> Vec<(Range<Offset>, u32)> {
+        let mut pieces: Vec<(Range<Offset>, u32)> = Vec::new();
+        for Granted { offsets, count, .. } in &self.runs {
+            match pieces.last_mut() {
+                Some((last, of)) if last.end == offsets.start && of == count => last.end = offsets.end,
+                _ => pieces.push((offsets.clone(), *count)),
+            }
+        }
+        pieces
+    }
+
+    /// Returns whether nothing was chosen.
+    pub(super) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+}

@@ -1,0 +1,583 @@
+//! The keeper of one partition's ledger: takes requests about claims, decides, and answers once the decision is
+//! durable.
+//!
+//! ```text
+//! decide ─▶ apply, so that nobody else gets the messages ─▶ note ─▶ durable ─▶ answer
+//! ```
+//! The records of one turn make up one note. If a note fails, the ledger is dropped and recalled from its notes, as
+//! at the start; requests wait until then.
+
+use std::collections::{HashSet, VecDeque};
+use std::ops::Range;
+
+use super::ahead::{Ahead, Choice, Room};
+use super::inner::{FetchBy, Inner, LedgerId, Purpose, state_of};
+use super::ledger::{Ledger, PIECES_MAX};
+use super::line::{Line, Watcher};
+use super::notes::{Answer, Notes};
+use super::out::Out;
+use super::record::{self, Record};
+use crate::base::batch::Fetched;
+use crate::base::claim::{Grant, Leaving, Lost, Settle, Settlement, Terms, View, Worker};
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
+use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
+use crate::store::{Asker, ClaimCounters, Completion, Request};
+
+/// The size of a read of notes at a recall, in bytes.
+const RECALL_BYTES: usize = 1 << 20;
+
+/// A claim that waits for messages to be read.
+#[derive(Debug)]
+struct Ask<C> {
+    token: C,
+    worker: Worker,
+    terms: Terms,
+    room: Room,
+}
+
+/// Whether the ledger is known.
+#[derive(Debug)]
+enum Stage {
+    /// The notes are being read. The next one has this offset.
+    Recalling {
+        from: Offset,
+        is_asked: bool,
+        is_failing: bool,
+    },
+    Ready,
+}
+
+/// The beginning of a recall.
+const RECALL: Stage = Stage::Recalling { from: Offset::ZERO, is_asked: false, is_failing: false };
+
+/// What is being read of messages that were given out before.
+#[derive(Debug)]
+enum Again {
+    No,
+    Asked(Offset),
+    /// Everything from this offset on.
+    Read(Offset, Fetched),
+}
+
+/// The oldest unsettled message.
+#[derive(Clone, Copy, Debug, Default)]
+struct Oldest {
+    /// Its offset, when it was last looked for.
+    floor: Offset,
+    is_asked: bool,
+    /// When it was stored.
+    stored: Option<UnixMillis>,
+}
+
+/// The keeper of one partition's ledger.
+#[derive(Debug)]
+pub(super) struct Keeper<T: Asker> {
+    id: LedgerId,
+    ledger: Ledger,
+    stage: Stage,
+    /// Requests that wait until the ledger is known.
+    parked: Vec<Request<T>>,
+    /// Claims that wait for messages to be read, in order.
+    asks: VecDeque<Ask<T::Claim>>,
+    line: Line<T::Claim>,
+    /// The operations that use the partition.
+    workers: HashSet<Worker>,
+    ahead: Ahead,
+    again: Again,
+    notes: Notes<T>,
+    oldest: Oldest,
+    /// The last pins, so that the store hears only of changes.
+    pub(super) has_pins: bool,
+    /// Whether it is in the list of keepers with something to do.
+    pub(super) is_dirty: bool,
+}
+
+impl<T: Asker> Keeper<T> {
+    /// Creates the keeper of a partition, which has notes from an earlier run or not.
+    pub(super) fn new(id: LedgerId, has_notes: bool) -> Self {
+        let stage = match has_notes {
+            true => RECALL,
+            false => Stage::Ready,
+        };
+        Self {
+            id,
+            ledger: Ledger::default(),
+            stage,
+            parked: Vec::new(),
+            asks: VecDeque::new(),
+            line: Line::default(),
+            workers: HashSet::new(),
+            ahead: Ahead::new(Offset::ZERO),
+            again: Again::No,
+            notes: Notes::new(id),
+            oldest: Oldest::default(),
+            has_pins: has_notes,
+            is_dirty: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> LedgerId {
+        self.id
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Returns whether the ledger is known.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.stage, Stage::Ready)
+    }
+
+    /// Returns when the oldest unsettled message was stored, if it is known.
+    pub(super) fn oldest(&self) -> Option<UnixMillis> {
+        if self.ledger.pieces().len() == 0 { None } else { self.oldest.stored }
+    }
+
+    /// Handles a request about claims, or parks it until the ledger is known. Also parks fetches.
+    pub(super) fn handle(&mut self, now: Now, request: Request<T>, out: &mut Out<'_, T>) {
+        if !self.is_ready() {
+            return self.parked.push(request);
+        }
+        match request {
+            Request::Claim { token, worker, terms, messages_max, bytes_max, .. } => {
+                self.workers.insert(worker);
+                self.line.handle_claim(worker);
+                let room = Room { messages: u64::from(messages_max), bytes: bytes_max };
+                self.asks.push_back(Ask { token, worker, terms, room });
+            }
+            Request::Watch { token, worker, wanted, .. } => {
+                self.workers.insert(worker);
+                self.line.push(Watcher { token, worker, wanted: u64::from(wanted) });
+            }
+            Request::Settle { token, settlements, .. } => self.settle(now, token, &settlements, out),
+            Request::Leave { worker, leaving, .. } => self.leave(now, worker, leaving, out),
+            // The ledgers handle all others.
+            _ => {}
+        }
+    }
+
+    /// Removes a parked fetch. Returns its first offset.
+    pub(super) fn cancel(&mut self, token: T::Fetch) -> Option<Offset> {
+        let is_it =
+            |request: &Request<T>| matches!(request, Request::Fetch { token: of, .. } if *of == token);
+        let index = self.parked.iter().position(is_it)?;
+        match self.parked.remove(index) {
+            Request::Fetch { from, .. } => Some(from),
+            _ => None,
+        }
+    }
+
+    /// Returns the requests that were parked, once the ledger is known.
+    pub(super) fn take_parked(&mut self) -> Vec<Request<T>> {
+        if self.is_ready() { std::mem::take(&mut self.parked) } else { Vec::new() }
+    }
+
+    fn settle(&mut self, now: Now, token: T::Settle, settlements: &[Settlement], out: &mut Out<'_, T>) {
+        self.ledger.expire(now.mono);
+        let mut all_lost = Vec::new();
+        for (settlement, settling) in settlements.iter().enumerate() {
+            let (records, offsets) = self.ledger.settle(now, settling);
+            for record in records {
+                self.apply(now, record, out.counters);
+            }
+            if !offsets.is_empty() {
+                out.counters.lost += offsets.iter().map(|range| range.end.since(range.start)).sum::<u64>();
+                all_lost.push(Lost { settlement, offsets });
+            }
+        }
+        self.notes.answer(Answer::Settled { token, lost: all_lost });
+    }
+
+    fn leave(&mut self, now: Now, worker: Worker, leaving: Leaving, out: &mut Out<'_, T>) {
+        if let Some(watcher) = self.line.remove(worker) {
+            out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
+        }
+        let is_its = |ask: &Ask<T::Claim>| ask.worker == worker;
+        let asks = std::mem::take(&mut self.asks).into_iter();
+        let (its, others): (VecDeque<_>, VecDeque<_>) = asks.partition(is_its);
+        self.asks = others;
+        for ask in its {
+            out.completions.push_back(Completion::Claimed { token: ask.token, result: Ok(None) });
+        }
+        if leaving == Leaving::Pause {
+            return;
+        }
+        let mut records = Vec::new();
+        for lease in self.notes.withdraw(worker) {
+            // Nobody has seen these messages.
+            records.extend(self.ledger.settle_lease(now, lease, Settle::Return));
+        }
+        records.drain(..).for_each(|record| self.apply(now, record, out.counters));
+        if let Leaving::Settle(what) = leaving {
+            records = self.ledger.settle_all_of(now, worker, what);
+            records.drain(..).for_each(|record| self.apply(now, record, out.counters));
+        }
+        self.ledger.dismiss(worker);
+        self.workers.remove(&worker);
+        if self.workers.is_empty() {
+            self.stop_reading_ahead(out);
+        }
+    }
+
+    /// Releases what was read ahead, because nobody claims any more.
+    fn stop_reading_ahead(&mut self, out: &mut Out<'_, T>) {
+        if !self.cancel_ahead(out) && !self.ahead.is_reading() {
+            self.ahead = Ahead::new(self.ledger.next());
+        }
+    }
+
+    /// Cancels a fetch that reads ahead and waits for messages. Returns false if there is none.
+    fn cancel_ahead(&self, out: &mut Out<'_, T>) -> bool {
+        let is_waiting = self.ahead.is_waiting();
+        if is_waiting {
+            let (token, partition) = (FetchBy::Ledger(self.id, Purpose::Ahead), self.id.partition);
+            out.requests.push_back(Request::Cancel { token, partition });
+        }
+        is_waiting
+    }
+
+    /// Applies a decision, counts it, and adds it to the note of this turn.
+    fn apply(&mut self, now: Now, record: Record, counters: &mut ClaimCounters) {
+        match &record {
+            Record::Grant { pieces, .. } => {
+                counters.granted += messages(pieces.iter().map(|(range, _)| range))
+            }
+            Record::Settle { what, offsets, .. } => {
+                let counter = match what {
+                    Settle::Ack => &mut counters.acked,
+                    Settle::Release(_) | Settle::Return => &mut counters.released,
+                    Settle::Reject => &mut counters.rejected,
+                    Settle::Renew(_) => &mut counters.renewed,
+                };
+                *counter += messages(offsets.iter());
+            }
+            Record::Delay { .. } | Record::Gone { .. } | Record::Snapshot(_) => {}
+        }
+        self.ledger.apply(now, &record);
+        self.notes.add(&record);
+    }
+
+    /// Does everything that can be done now: recalls, answers claims, tells those that wait, and sends the note of
+    /// this turn.
+    pub(super) fn work(&mut self, now: Now, out: &mut Out<'_, T>) {
+        if !self.is_ready() {
+            return self.recall(out);
+        }
+        out.counters.expired += self.ledger.expire(now.mono);
+        while let Some(ask) = self.asks.front() {
+            let (worker, terms, room) = (ask.worker, ask.terms, ask.room);
+            let Some(choice) = self.choose(now, self.fair(room), out) else { break };
+            let Some(Ask { token, .. }) = self.asks.pop_front() else { break };
+            if choice.is_empty() {
+                out.completions.push_back(Completion::Claimed { token, result: Ok(None) });
+                continue;
+            }
+            let record = self.ledger.grant(now, &terms, choice.pieces());
+            let Record::Grant { lease, .. } = record else { continue };
+            self.apply(now, record, out.counters);
+            self.ledger.assign(lease, worker);
+            let ends = now.mono + Millis::from_secs(terms.ttl_secs);
+            let grant = Grant { lease, ends, runs: choice.runs };
+            self.notes.answer(Answer::Claimed { token, worker, grant: Some(grant) });
+        }
+        if self.asks.is_empty() && matches!(self.again, Again::Read(..)) {
+            self.again = Again::No;
+        }
+        self.tell(now, out);
+        self.read_ahead(out);
+        if self.notes.wants_snapshot() {
+            self.notes.add_snapshot(self.ledger.snapshot(now));
+        }
+        self.notes.send(self.ledger.floor(), out);
+    }
+
+    /// Reads more notes. Those that are under way belong to the ledger that was dropped, so they end first.
+    fn recall(&mut self, out: &mut Out<'_, T>) {
+        let Stage::Recalling { from, is_asked: is_asked @ false, is_failing: false } = &mut self.stage else {
+            return;
+        };
+        if self.notes.is_quiet() {
+            *is_asked = true;
+            if *from == Offset::ZERO {
+                // What was asked for the ledger before is ignored.
+                *out.numbers += 1;
+                self.id.number = *out.numbers;
+                self.notes.renumber(self.id);
+            }
+            let partition = state_of(self.id.partition);
+            out.requests.push_back(fetch(self.id, Purpose::Recall, partition, *from, false, RECALL_BYTES));
+        }
+    }
+
+    /// Returns the part of `room` that one of all waiting workers may have.
+    fn fair(&self, room: Room) -> Room {
+        let waiting = (self.asks.len() + self.line.len()).max(1) as u64;
+        let share = (self.available() / waiting).max(1);
+        Room { messages: room.messages.min(share), ..room }
+    }
+
+    /// Returns how many messages can be claimed, as far as is known.
+    fn available(&self) -> u64 {
+        let new = if self.ledger.is_full() { 0 } else { self.ahead.messages() };
+        self.ledger.pieces().free_messages() + new
+    }
+
+    /// Chooses messages for a claim: first those that were given out before. Returns `None` while they are being
+    /// read.
+    fn choose(&mut self, now: Now, room: Room, out: &mut Out<'_, T>) -> Option<Choice> {
+        while let Some(first) = self.ledger.pieces().first_free() {
+            let (from, fetched) = match &self.again {
+                Again::Read(from, fetched) if *from <= first => (*from, fetched),
+                _ => {
+                    self.read_again(first, out);
+                    return None;
+                }
+            };
+            debug_assert!(from <= first, "messages before {from} were not read");
+            let mut choice = Choice::default();
+            let mut gone = choice.take_again(now, &self.ledger, fetched, room);
+            if fetched.is_rewound {
+                gone.push(first..self.ledger.next());
+            }
+            let is_useless = gone.is_empty() && choice.is_empty();
+            if !gone.is_empty() {
+                self.apply(now, Record::Gone { offsets: gone }, out.counters);
+            }
+            if !choice.is_empty() {
+                return Some(choice);
+            }
+            if is_useless {
+                // What was read lies before the first free message, or behind it.
+                self.again = Again::No;
+            }
+        }
+        self.again = Again::No;
+        let mut choice = Choice::default();
+        if self.ledger.is_full() {
+            return Some(choice);
+        }
+        let delays_max = PIECES_MAX - self.ledger.pieces().len();
+        for delay in self.ahead.choose(now, self.ledger.next(), room, delays_max, &mut choice) {
+            self.apply(now, delay, out.counters);
+        }
+        if !choice.is_empty() || self.ahead.is_exhausted() {
+            return Some(choice);
+        }
+        self.read_ahead(out);
+        if self.ahead.is_reading() { None } else { Some(choice) }
+    }
+
+    fn read_again(&mut self, first: Offset, out: &mut Out<'_, T>) {
+        if !matches!(self.again, Again::Asked(_)) {
+            self.again = Again::Asked(first);
+            let bytes_max = self.asks.front().map_or(1, |ask| ask.room.bytes);
+            out.requests.push_back(fetch(
+                self.id,
+                Purpose::Again,
+                self.id.partition,
+                first,
+                false,
+                bytes_max,
+            ));
+        }
+    }
+
+    fn read_ahead(&mut self, out: &mut Out<'_, T>) {
+        let is_wanted = !self.asks.is_empty() || !self.workers.is_empty();
+        if is_wanted && let Some((from, wait, bytes_max)) = self.ahead.begin() {
+            out.requests.push_back(fetch(self.id, Purpose::Ahead, self.id.partition, from, wait, bytes_max));
+        }
+    }
+
+    /// Tells those that wait for messages.
+    fn tell(&mut self, now: Now, out: &mut Out<'_, T>) {
+        while let Some(watcher) = self.line.tell(now.mono, self.available()) {
+            out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
+        }
+    }
+
+    /// Handles what was read for the ledger.
+    pub(super) fn handle_read(
+        &mut self,
+        now: Now,
+        purpose: Purpose,
+        result: Result<Fetched, StoreFault>,
+        out: &mut Out<'_, T>,
+    ) {
+        if !self.is_ready() && purpose != Purpose::Recall {
+            // It was asked for the ledger that was dropped.
+            return;
+        }
+        match (purpose, result) {
+            (Purpose::Recall, result) => self.handle_recalled(now, result, out),
+            (Purpose::Ahead, Ok(_)) if self.workers.is_empty() => self.ahead = Ahead::new(self.ledger.next()),
+            (Purpose::Ahead, Ok(fetched)) => self.ahead.handle(fetched, self.ledger.next()),
+            (Purpose::Again, Ok(fetched)) => {
+                if let Again::Asked(from) = self.again {
+                    self.again = Again::Read(from, fetched);
+                }
+            }
+            (Purpose::Ahead | Purpose::Again, Err(fault)) => {
+                if purpose == Purpose::Ahead {
+                    self.ahead.handle_failed();
+                } else {
+                    self.again = Again::No;
+                }
+                for ask in self.asks.drain(..) {
+                    out.completions
+                        .push_back(Completion::Claimed { token: ask.token, result: Err(fault.clone()) });
+                }
+            }
+            (Purpose::Oldest, result) => {
+                self.oldest.is_asked = false;
+                let first = result.ok().and_then(|fetched| fetched.batches.into_iter().next());
+                self.oldest.stored = first.map(|stored| stored.timestamp);
+            }
+        }
+    }
+
+    fn handle_recalled(&mut self, now: Now, result: Result<Fetched, StoreFault>, out: &mut Out<'_, T>) {
+        let Stage::Recalling { from, is_asked, is_failing } = &mut self.stage else { return };
+        *is_asked = false;
+        let fetched = match result {
+            Ok(fetched) => fetched,
+            Err(fault) => {
+                (*from, *is_failing) = (Offset::ZERO, true);
+                self.ledger = Ledger::default();
+                return self.fail_parked(&fault, out);
+            }
+        };
+        for stored in &fetched.batches {
+            for (offset, note) in
+                stored.base_offset.following(u64::from(stored.batch.count())).zip(stored.batch.payloads())
+            {
+                let (records, is_whole) = record::read(note);
+                let has_snapshot = records.iter().any(|record| matches!(record, Record::Snapshot(_)));
+                self.notes.handle_recalled(offset, note.len(), has_snapshot);
+                records.iter().for_each(|record| self.ledger.apply(now, record));
+                if !is_whole {
+                    tracing::error!(
+                        offset = offset.0,
+                        "a note of claims cannot be read; some messages may be given out again"
+                    );
+                }
+            }
+        }
+        *from = fetched.next;
+        if fetched.at_end {
+            self.stage = Stage::Ready;
+            self.ahead = Ahead::new(self.ledger.next());
+            // The store does not remember what an earlier run has released.
+            self.notes.handle_recall_end(self.ledger.floor(), out);
+        }
+    }
+
+    /// Fails the requests that wait for a ledger that cannot be read. Those that come later try again.
+    fn fail_parked(&mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
+        for request in self.parked.drain(..) {
+            let completion = match request {
+                Request::Claim { token, .. } => Completion::Claimed { token, result: Err(fault.clone()) },
+                Request::Watch { token, .. } => Completion::Watched { token, result: Err(fault.clone()) },
+                Request::Settle { token, .. } => Completion::Settled { token, result: Err(fault.clone()) },
+                Request::Fetch { token, .. } => Completion::Fetched { token, result: Err(fault.clone()) },
+                _ => continue,
+            };
+            out.completions.push_back(completion);
+        }
+    }
+
+    /// Handles the end of a note.
+    pub(super) fn handle_noted(
+        &mut self,
+        sequence: u64,
+        result: Result<Option<Range<Offset>>, StoreFault>,
+        out: &mut Out<'_, T>,
+    ) {
+        if let Err(fault) = self.notes.handle_noted(sequence, result, out) {
+            self.drop_ledger(&fault, out);
+        }
+    }
+
+    /// Drops the ledger after a note has failed: it has what is not durable.
+    fn drop_ledger(&mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
+        if self.is_ready() {
+            tracing::warn!(%fault, "a note of claims was not stored; the ledger is recalled");
+        }
+        self.notes.fail_turn(fault, out);
+        self.ledger = Ledger::default();
+        self.stage = RECALL;
+        self.cancel_ahead(out);
+        (self.again, self.ahead) = (Again::No, Ahead::new(Offset::ZERO));
+        for ask in self.asks.drain(..) {
+            out.completions.push_back(Completion::Claimed { token: ask.token, result: Err(fault.clone()) });
+        }
+        for watcher in self.line.take() {
+            out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
+        }
+    }
+
+    /// Completes everything with a fault, because the queue was deleted.
+    pub(super) fn close(mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
+        self.fail_parked(fault, out);
+        for ask in self.asks.drain(..) {
+            out.completions.push_back(Completion::Claimed { token: ask.token, result: Err(fault.clone()) });
+        }
+        for watcher in self.line.take() {
+            out.completions
+                .push_back(Completion::Watched { token: watcher.token, result: Err(fault.clone()) });
+        }
+        self.notes.fail_all(fault, out);
+    }
+
+    /// Returns when the next lease or delay ends.
+    pub(super) fn next_timer(&self) -> Option<Millis> {
+        self.ledger.pieces().next_timer()
+    }
+
+    /// Handles the passing of time.
+    pub(super) fn handle_tick(&mut self, now: Now, out: &mut Out<'_, T>) {
+        self.line.expire(now.mono);
+        self.ahead.retry();
+        if let Stage::Recalling { is_failing, .. } = &mut self.stage {
+            *is_failing = false;
+        }
+        let floor = self.ledger.floor();
+        if self.is_ready()
+            && self.ledger.pieces().len() > 0
+            && !self.oldest.is_asked
+            && self.oldest.floor != floor
+        {
+            (self.oldest.floor, self.oldest.is_asked) = (floor, true);
+            out.requests.push_back(fetch(self.id, Purpose::Oldest, self.id.partition, floor, false, 1));
+        }
+    }
+
+    /// Notes the whole ledger, so that older notes can be released.
+    pub(super) fn renew_snapshot(&mut self, now: Now, out: &mut Out<'_, T>) {
+        if self.is_ready() {
+            self.notes.add_snapshot(self.ledger.snapshot(now));
+            self.notes.send(self.ledger.floor(), out);
+        }
+    }
+}
+
+/// Returns the number of messages in ranges.
+fn messages<'a>(ranges: impl Iterator<Item = &'a Range<Offset>>) -> u64 {
+    ranges.map(|range| range.end.since(range.start)).sum()
+}
+
+fn fetch<T: Asker>(
+    id: LedgerId,
+    purpose: Purpose,
+    partition: PartitionKey,
+    from: Offset,
+    wait: bool,
+    bytes_max: usize,
+) -> Request<Inner<T>> {
+    let token = FetchBy::Ledger(id, purpose);
+    Request::Fetch { token, partition, from, bytes_max, exclude: None, view: View::Stored, wait }
+}

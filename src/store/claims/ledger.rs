@@ -1,0 +1,421 @@
+//! The ledger of a partition: what was given out and is not settled yet. Does no I/O.
+//!
+//! Every change is a [`Record`], and [`Ledger::apply`] is the only function that makes one. Recovery applies the
+//! same records in the same order. That a lease has ended is no record: the time tells. Its messages keep their
+//! lease until they are given out again, so a late settlement still counts.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::pieces::{Phase, Piece, Pieces};
+use super::record::{Record, Snapshot, WrittenPhase, WrittenPiece};
+use crate::base::claim::{Claimed, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
+use crate::base::clock::Now;
+use crate::base::hidden::Hidden;
+use crate::base::millis::{Millis, UnixMillis};
+use crate::base::names::ClientId;
+use crate::base::units::Offset;
+
+/// The most pieces of a partition. Beyond, nothing new is given out. A piece takes some 100 bytes with its indexes.
+pub const PIECES_MAX: usize = 65_536;
+
+/// The most unsettled messages of a partition that were given out. Beyond, nothing new is given out. Settled in the
+/// worst order, each of them is a piece.
+pub const UNSETTLED_MAX: u64 = 1 << 20;
+
+/// The longest delay before a released message is given out again, unless the release names one, in seconds.
+const BACKOFF_MAX_SECS: u32 = 60;
+
+/// A lease with unsettled messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Lease {
+    client: ClientId,
+    /// The operation that claimed; `None` after it has left, or after a restart.
+    worker: Option<Worker>,
+    grace_secs: u32,
+    /// The number of messages whose last lease this is.
+    unsettled: u64,
+    /// Where they lie, or lay.
+    offsets: Box<[Range<Offset>]>,
+}
+
+/// A range of a settlement, and whether it has an effect.
+type Parts = (Vec<Range<Offset>>, Vec<Range<Offset>>);
+
+/// The unsettled messages of a partition, and their leases.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger {
+    /// Nothing was given out from here on.
+    next: Offset,
+    pieces: Pieces,
+    leases: HashMap<LeaseId, Lease>,
+    /// The last lease that was made.
+    sequence: u64,
+}
+
+impl Ledger {
+    /// Returns the offset from which nothing was given out yet.
+    pub(super) fn next(&self) -> Offset {
+        self.next
+    }
+
+    /// Returns the offset below which everything is settled.
+    pub(super) fn floor(&self) -> Offset {
+        self.pieces.first().unwrap_or(self.next)
+    }
+
+    pub(super) fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    /// Returns whether nothing new may be given out, because too much is unsettled.
+    pub(super) fn is_full(&self) -> bool {
+        self.pieces.len() >= PIECES_MAX || self.pieces.given() >= UNSETTLED_MAX
+    }
+
+    /// Returns the record that leases `pieces`: ascending ranges, and how often each was given out, this time
+    /// included.
+    pub(super) fn grant(&self, now: Now, terms: &Terms, pieces: Vec<(Range<Offset>, u32)>) -> Record {
+        Record::Grant {
+            lease: LeaseId(self.sequence + 1),
+            client: terms.client,
+            made: now.unix,
+            ttl_secs: terms.ttl_secs,
+            grace_secs: terms.grace_secs,
+            pieces,
+        }
+    }
+
+    /// Names the operation that made a lease.
+    pub(super) fn assign(&mut self, lease: LeaseId, worker: Worker) {
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.worker = Some(worker);
+        }
+    }
+
+    /// Returns the records of a settlement, and the messages for which it came too late.
+    pub(super) fn settle(&self, now: Now, settlement: &Settlement) -> (Vec<Record>, Vec<Range<Offset>>) {
+        let Settlement { client, leases, offsets, what } = settlement;
+        let record = |lease, offsets| Record::Settle { lease, at: now.unix, what: *what, offsets };
+        match leases {
+            Leases::One(id) => {
+                let lease = self.leases.get(id);
+                let was_made = (1..=self.sequence).contains(&id.0);
+                if !was_made || lease.is_some_and(|lease| lease.client != *client) {
+                    return (Vec::new(), Vec::new());
+                }
+                let all = lease.map_or(&[][..], |lease| &lease.offsets);
+                let (meant, lost) = self.parts(*id, if offsets.is_empty() { all } else { offsets });
+                // Of a whole lease, only the messages that are still in it are meant.
+                let lost = if offsets.is_empty() { Vec::new() } else { lost };
+                let records = (!meant.is_empty()).then(|| record(*id, meant));
+                (records.into_iter().collect(), lost)
+            }
+            Leases::Ended => {
+                let is_ended = |lease: &Lease| lease.client == *client && lease.worker.is_none();
+                (self.settle_each(now, *what, is_ended), Vec::new())
+            }
+        }
+    }
+
+    /// Returns the records that settle all leases of a worker.
+    pub(super) fn settle_all_of(&self, now: Now, worker: Worker, what: Settle) -> Vec<Record> {
+        self.settle_each(now, what, |lease| lease.worker == Some(worker))
+    }
+
+    /// Returns the record that settles a lease, if it has messages left.
+    pub(super) fn settle_lease(&self, now: Now, lease: LeaseId, what: Settle) -> Option<Record> {
+        let (offsets, _) = self.parts(lease, &self.leases.get(&lease)?.offsets);
+        (!offsets.is_empty()).then_some(Record::Settle { lease, at: now.unix, what, offsets })
+    }
+
+    fn settle_each(&self, now: Now, what: Settle, is_meant: impl Fn(&Lease) -> bool) -> Vec<Record> {
+        let mut meant: Vec<LeaseId> =
+            self.leases.iter().filter(|(_, lease)| is_meant(lease)).map(|(id, _)| *id).collect();
+        // The order of a hash map would differ from run to run.
+        meant.sort_unstable();
+        meant.into_iter().filter_map(|lease| self.settle_lease(now, lease, what)).collect()
+    }
+
+    /// Notes that a worker has left: its leases belong to no operation any more.
+    pub(super) fn dismiss(&mut self, worker: Worker) {
+        for lease in self.leases.values_mut().filter(|lease| lease.worker == Some(worker)) {
+            lease.worker = None;
+        }
+    }
+
+    /// Divides the unsettled messages of ranges into those of a lease, and those that were given out again.
+    fn parts(&self, lease: LeaseId, ranges: &[Range<Offset>]) -> Parts {
+        let (mut meant, mut lost) = (Vec::new(), Vec::new());
+        for range in ranges {
+            let given = self.pieces.overlapping(range.clone()).filter(|(_, piece)| piece.lease != LeaseId(0));
+            for (part, piece) in given {
+                let of: &mut Vec<Range<Offset>> = if piece.lease == lease { &mut meant } else { &mut lost };
+                match of.last_mut() {
+                    Some(last) if last.end == part.start => last.end = part.end,
+                    _ => of.push(part),
+                }
+            }
+        }
+        (meant, lost)
+    }
+
+    /// Makes a change. Live, `now` is when it was decided; at a recovery it is later.
+    pub(super) fn apply(&mut self, now: Now, record: &Record) {
+        match record {
+            Record::Grant { lease, client, made, ttl_secs, grace_secs, pieces } => {
+                let ttl = Millis::from_secs(*ttl_secs);
+                let ends = mono_of(now, *made + ttl).min(now.mono + ttl);
+                let lives_until = ends + Millis::from_secs(*grace_secs);
+                self.sequence = self.sequence.max(lease.0);
+                let mut unsettled = 0;
+                for (offsets, count) in pieces {
+                    let before = self.take(offsets.clone(), |_| true);
+                    let before = before.iter().map(|(_, piece)| piece.lives_until).max();
+                    let length = offsets.end.since(offsets.start);
+                    unsettled += length;
+                    let piece = Piece {
+                        length: u32::try_from(length).unwrap_or(u32::MAX),
+                        count: *count,
+                        lease: *lease,
+                        phase: Phase::Held(ends),
+                        lives_until: before.map_or(lives_until, |before| before.max(lives_until)),
+                    };
+                    self.pieces.insert(offsets.start, piece);
+                    self.next = self.next.max(offsets.end);
+                }
+                let offsets = pieces.iter().map(|(offsets, _)| offsets.clone());
+                // The number of a lease occurs once, unless the notes are forged.
+                let before = self.leases.remove(lease);
+                unsettled += before.as_ref().map_or(0, |before| before.unsettled);
+                let before = before.into_iter().flat_map(|before| before.offsets);
+                let offsets = before.chain(offsets).collect();
+                let of = Lease { client: *client, worker: None, grace_secs: *grace_secs, unsettled, offsets };
+                if unsettled > 0 {
+                    self.leases.insert(*lease, of);
+                }
+            }
+            Record::Delay { offsets, visible } => {
+                self.next = self.next.max(offsets.end);
+                self.take(offsets.clone(), |_| true);
+                let length = u32::try_from(offsets.end.since(offsets.start)).unwrap_or(u32::MAX);
+                let (count, lease, lives_until) = (0, LeaseId(0), Millis::ZERO);
+                let phase = Phase::Later(mono_of(now, *visible));
+                self.pieces.insert(offsets.start, Piece { length, count, lease, phase, lives_until });
+            }
+            Record::Settle { lease, at, what, offsets } => {
+                for range in offsets {
+                    self.apply_settle(now, *lease, *at, *what, range.clone());
+                }
+            }
+            Record::Gone { offsets } => {
+                for range in offsets {
+                    self.take(range.clone(), |_| true);
+                }
+            }
+            Record::Snapshot(snapshot) => *self = Self::restore(now, snapshot),
+        }
+    }
+
+    fn apply_settle(&mut self, now: Now, id: LeaseId, at: UnixMillis, what: Settle, range: Range<Offset>) {
+        if matches!(what, Settle::Ack | Settle::Reject) {
+            self.take(range, |piece| piece.lease == id);
+            return;
+        }
+        let grace_secs = self.leases.get(&id).map_or(0, |lease| lease.grace_secs);
+        for (first, piece) in self.pieces.take(range, |piece| piece.lease == id) {
+            let after = |secs| match mono_of(now, at + Millis::from_secs(secs)) {
+                time if secs > 0 => Phase::Later(time.min(now.mono + Millis::from_secs(secs))),
+                _ => Phase::Free,
+            };
+            let piece = match what {
+                Settle::Release(delay) => {
+                    let phase = after(delay.unwrap_or_else(|| backoff_secs(piece.count)));
+                    Piece { phase, ..piece }
+                }
+                Settle::Renew(ttl) => {
+                    let ends =
+                        mono_of(now, at + Millis::from_secs(ttl)).min(now.mono + Millis::from_secs(ttl));
+                    let lives_until = piece.lives_until.max(ends + Millis::from_secs(grace_secs));
+                    Piece { phase: Phase::Held(ends), lives_until, ..piece }
+                }
+                Settle::Return => Piece { phase: Phase::Free, count: piece.count.saturating_sub(1), ..piece },
+                Settle::Ack | Settle::Reject => piece,
+            };
+            self.pieces.insert(first, piece);
+        }
+    }
+
+    /// Takes messages out of the pieces that are meant, and out of their leases.
+    fn take(&mut self, range: Range<Offset>, is_meant: impl Fn(&Piece) -> bool) -> Vec<(Offset, Piece)> {
+        let taken = self.pieces.take(range, is_meant);
+        for (_, piece) in &taken {
+            let Some(lease) = self.leases.get_mut(&piece.lease) else { continue };
+            lease.unsettled = lease.unsettled.saturating_sub(u64::from(piece.length));
+            if lease.unsettled == 0 {
+                self.leases.remove(&piece.lease);
+            }
+        }
+        taken
+    }
+
+    /// Frees what is no longer leased, and what can be given out again. Returns the number of messages whose
+    /// leases have ended.
+    pub(super) fn expire(&mut self, now: Millis) -> u64 {
+        self.pieces.expire(now)
+    }
+
+    /// Returns the first offset at `from` or later that is not settled.
+    pub(super) fn jump(&self, from: Offset) -> Offset {
+        if from >= self.next {
+            return from;
+        }
+        let next = self.pieces.overlapping(from..self.next).next();
+        next.map_or(self.next, |(part, _)| part.start)
+    }
+
+    /// Returns which messages between two offsets a reader must skip, and, if it sees claimed ones, their claims.
+    pub(super) fn view(
+        &self,
+        range: Range<Offset>,
+        view: View,
+        hidden: &mut Hidden,
+        claims: &mut Vec<Claimed>,
+    ) {
+        let known = range.start..range.end.min(self.next);
+        let mut at = known.start;
+        for (part, piece) in self.pieces.overlapping(known.clone()) {
+            if let Phase::Held(ends) = piece.phase {
+                if view == View::Unclaimed {
+                    continue;
+                }
+                let Some(lease) = self.leases.get(&piece.lease) else { continue };
+                let client = lease.client;
+                claims.push(Claimed { offsets: part.clone(), lease: piece.lease, client, ends });
+            }
+            hidden.push(at..part.start);
+            at = part.end;
+        }
+        hidden.push(at..known.end.max(at));
+    }
+
+    /// Returns the messages that live longer than their TTL says, as at most `most` ranges. The ranges may hold
+    /// other messages, too.
+    pub(super) fn pinned(&self, now: Millis, most: usize) -> Vec<Range<Offset>> {
+        let mut pinned: Vec<Range<Offset>> = Vec::new();
+        let mut gap_max = 0;
+        for (offsets, piece) in self.pieces.all().filter(|(_, piece)| piece.lives_until > now) {
+            debug_assert!(
+                piece.count > 0 || piece.lease != LeaseId(0),
+                "what was never given out has its TTL"
+            );
+            match pinned.last_mut() {
+                Some(last) if offsets.start.since(last.end) <= gap_max => last.end = offsets.end,
+                _ => pinned.push(offsets),
+            }
+            while pinned.len() > most {
+                gap_max = (gap_max * 2 + 1).min(u64::MAX / 4);
+                pinned = joined(pinned, gap_max);
+            }
+        }
+        pinned
+    }
+
+    /// Returns the whole ledger as a record.
+    pub(super) fn snapshot(&self, now: Now) -> Snapshot {
+        let for_ms = |time: Millis| time.get() as i64 - now.mono.get() as i64;
+        let pieces = self.pieces.all().map(|(offsets, piece)| WrittenPiece {
+            offsets,
+            count: piece.count,
+            lease: piece.lease,
+            phase: match piece.phase {
+                Phase::Free => WrittenPhase::Free,
+                Phase::Held(until) => WrittenPhase::HeldFor(for_ms(until)),
+                Phase::Later(from) => WrittenPhase::FreeIn(for_ms(from)),
+            },
+            lives_for: if piece.lives_until == Millis::ZERO { i64::MIN } else { for_ms(piece.lives_until) },
+        });
+        let mut leases: Vec<_> =
+            self.leases.iter().map(|(id, lease)| (*id, lease.client, lease.grace_secs)).collect();
+        leases.sort_unstable_by_key(|(id, ..)| *id);
+        Snapshot { at: now.unix, next: self.next, sequence: self.sequence, leases, pieces: pieces.collect() }
+    }
+
+    fn restore(now: Now, snapshot: &Snapshot) -> Self {
+        let Snapshot { at, next, sequence, leases, pieces } = snapshot;
+        let mut ledger = Self { next: *next, sequence: *sequence, ..Self::default() };
+        let passed = now.unix.since(*at).get() as i64;
+        let time = |for_ms: i64| match for_ms {
+            i64::MIN => Millis::ZERO,
+            _ => Millis::new(
+                (now.mono.get() as i64).saturating_add(for_ms.saturating_sub(passed)).max(0) as u64
+            ),
+        };
+        let mut offsets: HashMap<LeaseId, Vec<Range<Offset>>> = HashMap::new();
+        for written in pieces {
+            let length = written.offsets.end.since(written.offsets.start);
+            offsets.entry(written.lease).or_default().push(written.offsets.clone());
+            let piece = Piece {
+                length: u32::try_from(length).unwrap_or(u32::MAX),
+                count: written.count,
+                lease: written.lease,
+                phase: match written.phase {
+                    WrittenPhase::Free => Phase::Free,
+                    WrittenPhase::HeldFor(for_ms) => Phase::Held(time(for_ms)),
+                    WrittenPhase::FreeIn(for_ms) => Phase::Later(time(for_ms)),
+                },
+                lives_until: time(written.lives_for),
+            };
+            ledger.pieces.insert(written.offsets.start, piece);
+        }
+        for (id, client, grace_secs) in leases {
+            let Some(offsets) = offsets.remove(id) else { continue };
+            let unsettled = offsets.iter().map(|range| range.end.since(range.start)).sum();
+            let (client, worker, grace_secs) = (*client, None, *grace_secs);
+            let offsets = offsets.into();
+            ledger.leases.insert(*id, Lease { client, worker, grace_secs, unsettled, offsets });
+        }
+        ledger
+    }
+
+    /// Returns whether the counts of the leases match the pieces.
+    #[cfg(test)]
+    pub(super) fn is_sound(&self) -> bool {
+        let mut unsettled: HashMap<LeaseId, u64> = HashMap::new();
+        for (range, piece) in self.pieces.all().filter(|(_, piece)| piece.lease != LeaseId(0)) {
+            *unsettled.entry(piece.lease).or_default() += range.end.since(range.start);
+        }
+        let counted = self.leases.iter().map(|(id, lease)| (*id, lease.unsettled)).collect();
+        self.pieces.is_sound() && unsettled == counted
+    }
+}
+
+/// Returns a Unix time by the monotonic clock.
+fn mono_of(now: Now, unix: UnixMillis) -> Millis {
+    if unix >= now.unix {
+        now.mono + unix.since(now.unix)
+    } else {
+        now.mono.saturating_sub(now.unix.since(unix))
+    }
+}
+
+/// Returns how long a message that was given out `count` times waits after a release. The second time does not
+/// wait, later ones twice as long each.
+fn backoff_secs(count: u32) -> u32 {
+    match count {
+        0 | 1 => 0,
+        count => 1u32.checked_shl(count - 1).map_or(BACKOFF_MAX_SECS, |secs| secs.min(BACKOFF_MAX_SECS)),
+    }
+}
+
+/// Joins ranges with at most `gap_max` offsets between them.
+fn joined(ranges: Vec<Range<Offset>>, gap_max: u64) -> Vec<Range<Offset>> {
+    let mut all: Vec<Range<Offset>> = Vec::new();
+    for range in ranges {
+        match all.last_mut() {
+            Some(last) if range.start.since(last.end) <= gap_max => last.end = range.end,
+            _ => all.push(range),
+        }
+    }
+    all
+}

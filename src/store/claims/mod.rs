@@ -1,0 +1,453 @@
+//! Claims on any store: a ledger for each partition whose messages are claimed, between the clients and the store.
+//!
+//! [`Ledgers`] is a store around another one. It answers the requests about claims, and hides from other readers
+//! what is claimed or settled. Everything else passes. Partitions that never saw a claim cost one lookup for
+//! each fetch.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | here | which request goes to which ledger, and what passes |
+//! | `keeper` | a ledger's requests: decides, and answers once the decision is durable |
+//! | `ledger` | what is unsettled in a partition, and the only function that changes it |
+//! | `pieces` | stretches of unsettled messages, by offset and by time |
+//! | `record` | a change of a ledger, and its bytes |
+//! | `notes` | the records on their way to the store, the answers that wait for them, snapshots |
+//! | `ahead` | messages that are read ahead, and the choice of those that a claim gets |
+//! | `line` | the workers that wait for messages |
+//! | `out` | where a keeper sends what it has decided |
+//! | `inner` | the tokens of requests to the store below |
+//!
+//! A ledger's notes are messages of a hidden partition ([`Partition::state`](crate::base::units::Partition::state)) in
+//! the same log and the same syncs as the messages that they are about. `docs/decisions/the-ledger.md` compares this
+//! with what others do.
+
+mod ahead;
+mod inner;
+mod keeper;
+mod ledger;
+mod line;
+mod notes;
+mod out;
+mod pieces;
+mod record;
+#[cfg(test)]
+mod tests;
+
+pub use ahead::AHEAD_BYTES;
+pub use inner::{AppendBy, FetchBy, Inner, LedgerId};
+pub use ledger::{PIECES_MAX, UNSETTLED_MAX};
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use self::keeper::Keeper;
+use self::ledger::Ledger;
+use self::out::Out;
+use self::record::Record;
+use super::{
+    Asker, ClaimCounters, Completion, Life, Placement, QueueSummary, Request, StateKeeping, Store,
+    StoreCounters, StoreEvent, Tail,
+};
+use crate::access::Tenants;
+use crate::base::batch::Fetched;
+use crate::base::claim::View;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::hidden::Hidden;
+use crate::base::millis::{Millis, UnixMillis};
+use crate::base::names::FullName;
+use crate::base::queue::{PartitionKey, QueueId, QueueInfo};
+use crate::base::units::{Offset, Partition};
+
+/// The interval at which pins and the age of the oldest messages are looked at.
+const TICK: Millis = Millis::new(1_000);
+
+/// The interval at which timers are looked at while there are any: how late a lease or a delay may end.
+const TIMERS: Millis = Millis::new(100);
+
+/// The most ranges of messages of a partition that are kept although they have expired.
+const PINS_MAX: usize = 256;
+
+/// A store with claims, around a store without.
+#[derive(Debug)]
+pub struct Ledgers<S, T: Asker> {
+    inner: S,
+    keepers: HashMap<PartitionKey, Keeper<T>>,
+    /// The keepers with something to do.
+    dirty: Vec<PartitionKey>,
+    completions: VecDeque<Completion<T>>,
+    /// Requests of the ledgers that were not submitted yet.
+    requests: VecDeque<Request<Inner<T>>>,
+    releases: Vec<(PartitionKey, Offset)>,
+    counters: ClaimCounters,
+    numbers: u64,
+    tick_due: Millis,
+}
+
+impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
+    /// Puts ledgers around a store.
+    pub fn new(inner: S) -> Self {
+        Self {
+            inner,
+            keepers: HashMap::new(),
+            dirty: Vec::new(),
+            completions: VecDeque::new(),
+            requests: VecDeque::new(),
+            releases: Vec::new(),
+            counters: ClaimCounters::default(),
+            numbers: 0,
+            tick_due: Millis::ZERO,
+        }
+    }
+
+    /// Returns the store below.
+    pub fn inner(&self) -> &S {
+        &self.inner
+    }
+
+    /// Lends a keeper what it sends to. The keeper will be worked on.
+    fn with_keeper<R>(
+        &mut self,
+        partition: PartitionKey,
+        handle: impl FnOnce(&mut Keeper<T>, &mut Out<'_, T>) -> R,
+    ) -> Option<R> {
+        let Self { keepers, completions, requests, counters, releases, numbers, .. } = self;
+        let is_durable = S::STATE == StateKeeping::Durable;
+        let keeper = keepers.get_mut(&partition)?;
+        if !keeper.is_dirty {
+            keeper.is_dirty = true;
+            self.dirty.push(partition);
+        }
+        Some(handle(keeper, &mut Out { completions, requests, counters, releases, numbers, is_durable }))
+    }
+
+    /// Makes the keeper of a partition.
+    fn add_keeper(&mut self, partition: PartitionKey, has_notes: bool) {
+        self.numbers += 1;
+        let id = LedgerId { partition, number: self.numbers };
+        self.keepers.insert(partition, Keeper::new(id, has_notes));
+    }
+
+    /// Makes keepers for the partitions with state from an earlier run.
+    #[inline]
+    fn learn(&mut self) {
+        while let Some(partition) = self.inner.poll_stateful() {
+            self.add_keeper(partition, true);
+            self.with_keeper(partition, |_, _| ());
+        }
+    }
+
+    /// Handles a request about claims.
+    fn handle_claims(&mut self, now: Now, partition: PartitionKey, request: Request<T>) {
+        self.learn();
+        if !self.keepers.contains_key(&partition) {
+            self.add_keeper(partition, false);
+        }
+        self.with_keeper(partition, |keeper, out| keeper.handle(now, request, out));
+    }
+
+    /// Works on the keepers with something to do, and submits what they ask for.
+    fn work(&mut self, now: Now) {
+        while let Some(partition) = self.dirty.pop() {
+            let Some(keeper) = self.keepers.get_mut(&partition) else { continue };
+            keeper.is_dirty = false;
+            for request in keeper.take_parked() {
+                let result = self.submit(now, request);
+                debug_assert!(result.is_ok(), "the ledgers take every request");
+            }
+            let Self { keepers, completions, requests, counters, releases, numbers, .. } = self;
+            let is_durable = S::STATE == StateKeeping::Durable;
+            if let Some(keeper) = keepers.get_mut(&partition) {
+                keeper.work(now, &mut Out { completions, requests, counters, releases, numbers, is_durable });
+            }
+        }
+        for (partition, below) in self.releases.drain(..) {
+            self.inner.release(partition, below);
+        }
+        while let Some(request) = self.requests.pop_front() {
+            if let Err(request) = self.inner.submit(now, request) {
+                self.requests.push_front(request);
+                break;
+            }
+        }
+    }
+
+    /// Handles a completion of the store below. Returns it if it is a client's.
+    #[inline]
+    fn handle(&mut self, now: Now, completion: Completion<Inner<T>>) -> Option<Completion<T>> {
+        Some(match completion {
+            Completion::Appended { token: AppendBy::Client(token), result } => {
+                Completion::Appended { token, result }
+            }
+            Completion::Appended { token: AppendBy::Note(id, sequence), result } => {
+                self.with_ledger(id, |keeper, out| keeper.handle_noted(sequence, result, out));
+                return None;
+            }
+            Completion::Fetched { token: FetchBy::Client(token, partition, view), result } => {
+                let result = match self.keepers.get(&partition) {
+                    Some(keeper) => result.map(|fetched| shown(keeper, fetched, view)),
+                    None => result,
+                };
+                Completion::Fetched { token, result }
+            }
+            Completion::Fetched { token: FetchBy::Ledger(id, purpose), result } => {
+                self.with_ledger(id, |keeper, out| keeper.handle_read(now, purpose, result, out));
+                return None;
+            }
+            Completion::Opened { token, result } => Completion::Opened { token, result },
+            Completion::Resolved { token, result } => Completion::Resolved { token, result },
+            Completion::Deleted { token, result } => Completion::Deleted { token, result },
+            Completion::Claimed { token, .. } | Completion::Watched { token, .. } => match token {},
+            Completion::Settled { token, .. } => match token {},
+        })
+    }
+
+    /// Calls a ledger, unless it is another one now.
+    fn with_ledger(&mut self, id: LedgerId, handle: impl FnOnce(&mut Keeper<T>, &mut Out<'_, T>)) {
+        if self.keepers.get(&id.partition).is_some_and(|keeper| keeper.id() == id) {
+            self.with_keeper(id.partition, handle);
+        }
+    }
+}
+
+/// Applies the notes of a ledger in order. Returns the offset below which everything is settled, and the ledger as a
+/// note. Bytes that are no records are left out.
+pub fn fold<'a>(now: Now, notes: impl Iterator<Item = &'a [u8]>) -> (Offset, Vec<u8>) {
+    let mut ledger = Ledger::default();
+    for note in notes {
+        record::read(note).0.iter().for_each(|record| ledger.apply(now, record));
+    }
+    let mut whole = Vec::new();
+    Record::Snapshot(ledger.snapshot(now)).encode(&mut whole);
+    (ledger.floor(), whole)
+}
+
+/// Returns what a reader sees of fetched messages.
+fn shown<T: Asker>(keeper: &Keeper<T>, mut fetched: Fetched, view: View) -> Fetched {
+    let (mut hidden, mut claims) = (Hidden::default(), Vec::new());
+    for stored in &fetched.batches {
+        let (base, end) = (stored.base_offset, stored.end_offset());
+        let Range { start, .. } = fetched.hidden.visible(base, end);
+        hidden.push(base..start);
+        keeper.ledger().view(start..end, view, &mut hidden, &mut claims);
+    }
+    fetched.batches.retain(|stored| !hidden.visible(stored.base_offset, stored.end_offset()).is_empty());
+    Fetched { hidden, claims, ..fetched }
+}
+
+impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
+    const APPENDS: Placement = S::APPENDS;
+    const CLAIMS: bool = !matches!(S::STATE, StateKeeping::None);
+    const STATE: StateKeeping = S::STATE;
+
+    #[inline]
+    fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
+        let request = match request {
+            Request::Append { token, stream, partition, batch } => {
+                Request::Append { token: AppendBy::Client(token), stream, partition, batch }
+            }
+            Request::Fetch { token, partition, mut from, bytes_max, exclude, view, wait } => {
+                self.learn();
+                match self.keepers.get(&partition) {
+                    Some(keeper) if !keeper.is_ready() => {
+                        let request =
+                            Request::Fetch { token, partition, from, bytes_max, exclude, view, wait };
+                        self.with_keeper(partition, |keeper, out| keeper.handle(now, request, out));
+                        return Ok(());
+                    }
+                    Some(keeper) => from = keeper.ledger().jump(from),
+                    None => {}
+                }
+                let token = FetchBy::Client(token, partition, view);
+                Request::Fetch { token, partition, from, bytes_max, exclude, view, wait }
+            }
+            Request::Cancel { token, partition } => {
+                let parked = self.keepers.get_mut(&partition).and_then(|keeper| keeper.cancel(token));
+                if let Some(from) = parked {
+                    let fetched = Fetched { next: from, ..Fetched::default() };
+                    self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
+                    return Ok(());
+                }
+                let token = FetchBy::Client(token, partition, View::default());
+                Request::Cancel { token, partition }
+            }
+            Request::Open { token, queue, name, create } => Request::Open { token, queue, name, create },
+            Request::Resolve { token, partition, position } => {
+                Request::Resolve { token, partition, position }
+            }
+            Request::Delete { token, name } => Request::Delete { token, name },
+            Request::Claim { partition, .. }
+            | Request::Watch { partition, .. }
+            | Request::Settle { partition, .. }
+            | Request::Leave { partition, .. } => {
+                if S::STATE == StateKeeping::None {
+                    self.completions.extend(request.without_claims().ok().flatten());
+                } else {
+                    self.handle_claims(now, partition, request);
+                }
+                return Ok(());
+            }
+        };
+        self.inner.submit(now, request).map_err(outer)
+    }
+
+    #[inline]
+    fn poll_completion(&mut self, now: Now) -> Option<Completion<T>> {
+        loop {
+            if !self.dirty.is_empty() || !self.requests.is_empty() {
+                self.work(now);
+            }
+            if let Some(completion) = self.completions.pop_front() {
+                return Some(completion);
+            }
+            let completion = self.inner.poll_completion(now)?;
+            if let Some(completion) = self.handle(now, completion) {
+                return Some(completion);
+            }
+        }
+    }
+
+    fn has_completions(&self) -> bool {
+        !self.completions.is_empty() || !self.dirty.is_empty() || self.inner.has_completions()
+    }
+
+    fn handle_tick(&mut self, now: Now) -> Option<Millis> {
+        self.learn();
+        let is_due = self.tick_due <= now.mono;
+        if is_due {
+            self.tick_due = now.mono + TICK;
+        }
+        let is_timed = |keeper: &Keeper<T>| keeper.next_timer().is_some_and(|at| at <= now.mono);
+        let keepers = self.keepers.iter().filter(|(_, keeper)| is_due || is_timed(keeper));
+        let partitions: Vec<PartitionKey> = keepers.map(|(partition, _)| *partition).collect();
+        for partition in partitions {
+            if is_due {
+                self.pin(now, partition);
+            }
+            self.with_keeper(partition, |keeper, out| {
+                if is_due {
+                    keeper.handle_tick(now, out);
+                }
+            });
+        }
+        while let Some(partition) = self.inner.poll_stale_state() {
+            self.with_keeper(partition, |keeper, out| keeper.renew_snapshot(now, out));
+        }
+        self.work(now);
+        let timer = self.keepers.values().filter_map(Keeper::next_timer).min();
+        let due = match timer {
+            // Timers that begin before the next tick may end before this one.
+            Some(timer) => Some(timer.min(now.mono + TIMERS)),
+            None => (!self.keepers.is_empty()).then_some(self.tick_due),
+        };
+        [self.inner.handle_tick(now), due].into_iter().flatten().min()
+    }
+
+    fn needs_ticks(&self) -> bool {
+        !self.keepers.is_empty() || self.inner.needs_ticks()
+    }
+
+    fn poll_event(&mut self) -> Option<StoreEvent> {
+        self.inner.poll_event()
+    }
+
+    fn forget(&mut self, queue: QueueId, incarnation: u64) {
+        self.inner.forget(queue, incarnation);
+        let gone: Vec<PartitionKey> = self.keepers.keys().filter(|key| key.queue == queue).copied().collect();
+        for partition in gone {
+            let Some(keeper) = self.keepers.remove(&partition) else { continue };
+            let Self { completions, requests, counters, releases, numbers, .. } = self;
+            let is_durable = S::STATE == StateKeeping::Durable;
+            let mut out = Out { completions, requests, counters, releases, numbers, is_durable };
+            keeper.close(&StoreFault::Deleted, &mut out);
+        }
+    }
+
+    fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
+        self.inner.tail(queue, partition)
+    }
+
+    fn describe(&self, unix: UnixMillis) -> Result<Vec<(FullName, QueueSummary)>, StoreFault> {
+        self.inner.describe(unix)
+    }
+
+    fn handle_stop(&mut self, now: Now) -> bool {
+        self.work(now);
+        self.inner.handle_stop(now)
+    }
+
+    fn names(&self) -> Vec<FullName> {
+        self.inner.names()
+    }
+
+    fn adopt(&mut self, queue: QueueId, name: &FullName) -> Option<Life> {
+        self.inner.adopt(queue, name)
+    }
+
+    fn set_clock_step_max(&mut self, by: Millis) {
+        self.inner.set_clock_step_max(by);
+    }
+
+    fn count_for(&mut self, tenants: &Arc<Tenants>) {
+        self.inner.count_for(tenants);
+    }
+
+    fn counters(&self) -> StoreCounters {
+        self.inner.counters()
+    }
+
+    fn claims(&self) -> ClaimCounters {
+        let mut counters = self.counters;
+        for keeper in self.keepers.values() {
+            let pieces = keeper.ledger().pieces();
+            counters.held += pieces.held();
+            counters.unsettled += pieces.given();
+            counters.oldest = [counters.oldest, keeper.oldest()].into_iter().flatten().min();
+        }
+        counters
+    }
+
+    fn waiting(&self) -> usize {
+        self.inner.waiting()
+    }
+}
+
+impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
+    /// Makes the store keep messages that live longer than their TTL.
+    fn pin(&mut self, now: Now, partition: PartitionKey) {
+        let Some(keeper) = self.keepers.get_mut(&partition).filter(|keeper| keeper.is_ready()) else {
+            return;
+        };
+        let pinned = keeper.ledger().pinned(now.mono, PINS_MAX);
+        let had_pins = std::mem::replace(&mut keeper.has_pins, !pinned.is_empty());
+        if had_pins || !pinned.is_empty() {
+            self.inner.pin(partition, pinned);
+        }
+    }
+}
+
+/// Returns a request that the store below has not taken, as its client made it.
+fn outer<T: Asker>(request: Request<Inner<T>>) -> Request<T> {
+    match request {
+        Request::Append { token: AppendBy::Client(token), stream, partition, batch } => {
+            Request::Append { token, stream, partition, batch }
+        }
+        Request::Fetch {
+            token: FetchBy::Client(token, ..),
+            partition,
+            from,
+            bytes_max,
+            exclude,
+            view,
+            wait,
+        } => Request::Fetch { token, partition, from, bytes_max, exclude, view, wait },
+        Request::Cancel { token: FetchBy::Client(token, ..), partition } => {
+            Request::Cancel { token, partition }
+        }
+        Request::Open { token, queue, name, create } => Request::Open { token, queue, name, create },
+        Request::Resolve { token, partition, position } => Request::Resolve { token, partition, position },
+        Request::Delete { token, name } => Request::Delete { token, name },
+        _ => unreachable!("a client's request comes back as it went"),
+    }
+}

@@ -1,0 +1,247 @@
+//! The unsettled messages of a partition below the offset from which nothing was given out yet.
+//!
+//! A piece is a stretch of messages with the same lease, count and times. Offsets without a piece are settled.
+//! So memory follows what is outstanding, never the backlog: a claim of 1,000 messages is one piece.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::ops::{Bound, Range};
+
+use crate::base::claim::LeaseId;
+use crate::base::millis::Millis;
+use crate::base::units::Offset;
+
+/// Timers that have no effect are dropped when there are more than these, and more than so many for each piece.
+const TIMERS_MIN: usize = 64;
+const TIMERS_MOST: usize = 4;
+
+/// The state of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It is leased until this time.
+    Held(Millis),
+    /// It can be given out from this time on.
+    Later(Millis),
+    /// It can be given out.
+    Free,
+}
+
+/// A stretch of messages. All times are by the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// The number of messages.
+    pub length: u32,
+    /// How often they were given out.
+    pub count: u32,
+    /// The last lease that they were in. Only that lease can settle them. 0: none yet.
+    pub lease: LeaseId,
+    /// Their state.
+    pub phase: Phase,
+    /// Until when they live whatever their TTL says; 0 if they were never given out.
+    pub lives_until: Millis,
+}
+
+impl Piece {
+    /// Returns the offset behind the last message of the piece at `first`.
+    fn end(&self, first: Offset) -> Offset {
+        first + u64::from(self.length)
+    }
+}
+
+/// The pieces of a partition, and their indexes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pieces {
+    of: BTreeMap<Offset, Piece>,
+    /// The pieces that are free.
+    free: BTreeSet<Offset>,
+    /// The other pieces, by the time at which they become free. Entries of pieces that have changed since are left, and
+    /// have no effect.
+    timers: BinaryHeap<Reverse<(Millis, Offset)>>,
+    /// The number of messages that are held, and of those that are free.
+    held: u64,
+    free_messages: u64,
+    /// The number of messages that were given out at least once.
+    given: u64,
+}
+
+impl Pieces {
+    /// Returns the number of pieces.
+    pub(super) fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    /// Returns the number of leased messages.
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Returns the number of messages that can be given out.
+    pub(super) fn free_messages(&self) -> u64 {
+        self.free_messages
+    }
+
+    /// Returns the number of unsettled messages that were given out at least once.
+    pub(super) fn given(&self) -> u64 {
+        self.given
+    }
+
+    /// Returns the offset of the first unsettled message.
+    pub(super) fn first(&self) -> Option<Offset> {
+        self.of.first_key_value().map(|(first, _)| *first)
+    }
+
+    /// Returns the offset of the first message that can be given out.
+    pub(super) fn first_free(&self) -> Option<Offset> {
+        self.free.first().copied()
+    }
+
+    /// Returns the free pieces, in order.
+    pub(super) fn free(&self) -> impl Iterator<Item = (Range<Offset>, &Piece)> {
+        self.free.iter().filter_map(|first| {
+            let piece = self.of.get(first)?;
+            Some((*first..piece.end(*first), piece))
+        })
+    }
+
+    /// Returns when the next piece becomes free, or an earlier time.
+    pub(super) fn next_timer(&self) -> Option<Millis> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Returns all pieces, in order.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Range<Offset>, &Piece)> {
+        self.of.iter().map(|(first, piece)| (*first..piece.end(*first), piece))
+    }
+
+    /// Returns the pieces that overlap a range, in order, each with the part that does.
+    pub(super) fn overlapping(&self, range: Range<Offset>) -> impl Iterator<Item = (Range<Offset>, &Piece)> {
+        let first = self.of.range(..=range.start).next_back();
+        let covers = first.is_some_and(|(first, piece)| piece.end(*first) >= range.end);
+        // Most ranges lie within one piece.
+        let others = (!covers).then(|| {
+            self.of.range((Bound::Excluded(range.start), Bound::Excluded(range.end.max(range.start + 1))))
+        });
+        first.into_iter().chain(others.into_iter().flatten()).filter_map(move |(first, piece)| {
+            let part = range.start.max(*first)..range.end.min(piece.end(*first));
+            (part.start < part.end).then_some((part, piece))
+        })
+    }
+
+    /// Adds a piece. Nothing else may lie at its offsets.
+    pub(super) fn insert(&mut self, first: Offset, piece: Piece) {
+        debug_assert!(piece.length > 0, "an empty piece at {first}");
+        debug_assert!(
+            self.overlapping(first..first + u64::from(piece.length)).next().is_none(),
+            "{piece:?} at {first} overlaps another one"
+        );
+        self.count(&piece, true);
+        match piece.phase {
+            Phase::Held(at) | Phase::Later(at) => self.timers.push(Reverse((at, first))),
+            Phase::Free => drop(self.free.insert(first)),
+        }
+        self.of.insert(first, piece);
+        if self.timers.len() > TIMERS_MIN.max(TIMERS_MOST * self.of.len()) {
+            self.clean_timers();
+        }
+    }
+
+    /// Drops the timers that have no effect.
+    #[cold]
+    fn clean_timers(&mut self) {
+        let timers = self.of.iter().filter_map(|(first, piece)| match piece.phase {
+            Phase::Held(at) | Phase::Later(at) => Some(Reverse((at, *first))),
+            Phase::Free => None,
+        });
+        self.timers = timers.collect();
+    }
+
+    fn remove(&mut self, first: Offset) -> Option<Piece> {
+        let piece = self.of.remove(&first)?;
+        self.count(&piece, false);
+        if piece.phase == Phase::Free {
+            self.free.remove(&first);
+        }
+        Some(piece)
+    }
+
+    /// Counts the messages of a piece that is added or removed.
+    fn count(&mut self, piece: &Piece, is_added: bool) {
+        let length = u64::from(piece.length);
+        let add = |to: &mut u64| if is_added { *to += length } else { *to -= length };
+        match piece.phase {
+            Phase::Held(_) => add(&mut self.held),
+            Phase::Free => add(&mut self.free_messages),
+            Phase::Later(_) => {}
+        }
+        if piece.lease != LeaseId(0) {
+            add(&mut self.given);
+        }
+    }
+
+    /// Takes the messages of a range out of the pieces for which `is_meant` returns true. Returns what was taken,
+    /// in order.
+    pub(super) fn take(
+        &mut self,
+        range: Range<Offset>,
+        is_meant: impl Fn(&Piece) -> bool,
+    ) -> Vec<(Offset, Piece)> {
+        let meant = self.overlapping(range).filter(|(_, piece)| is_meant(piece));
+        let parts: Vec<Range<Offset>> = meant.map(|(part, _)| part).collect();
+        parts.into_iter().filter_map(|part| self.cut(part)).collect()
+    }
+
+    /// Takes out the messages of `part`, which lies within one piece.
+    fn cut(&mut self, part: Range<Offset>) -> Option<(Offset, Piece)> {
+        let (first, begin) = self.of.range_mut(..=part.start).next_back()?;
+        let (first, piece) = (*first, *begin);
+        let end = piece.end(first);
+        let with_length = |length: u64| Piece { length: u32::try_from(length).unwrap_or(u32::MAX), ..piece };
+        if part.start == first {
+            self.remove(first);
+        } else {
+            // The beginning keeps its place in the indexes.
+            *begin = with_length(part.start.since(first));
+            self.count(&with_length(end.since(part.start)), false);
+        }
+        if part.end < end {
+            self.insert(part.end, with_length(end.since(part.end)));
+        }
+        Some((part.start, with_length(part.end.since(part.start))))
+    }
+
+    /// Frees the pieces whose time has come. Returns how many messages were leased.
+    pub(super) fn expire(&mut self, now: Millis) -> u64 {
+        let mut leased = 0;
+        while let Some(Reverse((at, first))) =
+            self.timers.peek().copied().filter(|Reverse((at, _))| *at <= now)
+        {
+            self.timers.pop();
+            let Some(piece) = self.of.get(&first) else { continue };
+            let length = u64::from(piece.length);
+            match piece.phase {
+                Phase::Held(until) if until == at => leased += length,
+                Phase::Later(from) if from == at => {}
+                _ => continue,
+            }
+            if let Some(piece) = self.remove(first) {
+                self.insert(first, Piece { phase: Phase::Free, ..piece });
+            }
+        }
+        leased
+    }
+
+    /// Returns whether the indexes match the pieces.
+    #[cfg(test)]
+    pub(super) fn is_sound(&self) -> bool {
+        let mut other = Self::default();
+        for (range, piece) in self.all() {
+            other.insert(range.start, *piece);
+        }
+        let counts = |pieces: &Self| (pieces.held, pieces.free_messages, pieces.given);
+        let timers: BTreeSet<_> = self.timers.iter().collect();
+        other.free == self.free
+            && counts(&other) == counts(self)
+            && other.timers.iter().all(|timer| timers.contains(timer))
+            && self.timers.len() <= TIMERS_MIN.max(TIMERS_MOST * self.of.len()) + 1
+    }
+}

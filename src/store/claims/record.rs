@@ -1,0 +1,309 @@
+//! The records of a ledger: what changed, in the order of the changes. The ledger is the fold of its records.
+//!
+//! A note holds one or more records. Numbers are base-128 varints; offsets and times are relative, so that a
+//! claim of 100 messages and its acknowledgement take some 50 bytes together.
+//!
+//! ```text
+//! grant     1, lease, client (16 bytes), made (Unix ms), ttl (s), grace (s), pieces, then for each: gap, length, count
+//! delay     2, first offset, length, visible (Unix ms)
+//! settle    3, lease, at (Unix ms), what, [seconds], ranges, then for each: gap, length
+//! gone      4, ranges, then for each: gap, length
+//! snapshot  5, at (Unix ms), next, sequence, leases, then for each: number, client (16 bytes), grace;
+//!           pieces, then for each: gap, length, count, lease, phase, [time], lives until
+//! ```
+//! A gap is counted from the end of the range before, the first one from 0. Times in a snapshot are relative to
+//! `at`, zigzag-coded. `what`: 1 ack, 2 release, 3 release with a delay in seconds, 4 return, 5 reject, 6 renew for
+//! that many seconds. Phases: 0 free, 1 held until, 2 free from.
+
+use std::ops::Range;
+
+use prost::encoding::{decode_varint, encode_varint};
+
+use crate::base::claim::{LeaseId, Settle};
+use crate::base::millis::UnixMillis;
+use crate::base::names::ClientId;
+use crate::base::units::Offset;
+
+/// The most messages of a piece. No batch has more.
+const PIECE_MAX: u64 = u32::MAX as u64;
+
+/// No record was made at this time or later, and no message is visible only then.
+const TIME_MAX: UnixMillis = UnixMillis::new(1 << 61);
+
+/// A change of a ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    /// Messages are leased.
+    Grant {
+        lease: LeaseId,
+        client: ClientId,
+        made: UnixMillis,
+        ttl_secs: u32,
+        grace_secs: u32,
+        /// The messages, ascending, and how often they were given out, this time included.
+        pieces: Vec<(Range<Offset>, u32)>,
+    },
+    /// Messages that were passed over, because they can be given out only later.
+    Delay { offsets: Range<Offset>, visible: UnixMillis },
+    /// Messages of a lease are settled.
+    Settle { lease: LeaseId, at: UnixMillis, what: Settle, offsets: Vec<Range<Offset>> },
+    /// Messages no longer exist.
+    Gone { offsets: Vec<Range<Offset>> },
+    /// Everything before this record, in one.
+    Snapshot(Snapshot),
+}
+
+/// A whole ledger, with times of the wall clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    pub at: UnixMillis,
+    pub next: Offset,
+    pub sequence: u64,
+    /// The leases: number, client, grace in seconds.
+    pub leases: Vec<(LeaseId, ClientId, u32)>,
+    pub pieces: Vec<WrittenPiece>,
+}
+
+/// A piece in a snapshot. Its times are relative to the snapshot's, in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WrittenPiece {
+    pub offsets: Range<Offset>,
+    pub count: u32,
+    pub lease: LeaseId,
+    pub phase: WrittenPhase,
+    pub lives_for: i64,
+}
+
+/// The phase of a piece in a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WrittenPhase {
+    Free,
+    HeldFor(i64),
+    FreeIn(i64),
+}
+
+/// Reads the records of a note. Returns those before the first that cannot be read, and whether that is all of
+/// them.
+pub(super) fn read(mut note: &[u8]) -> (Vec<Record>, bool) {
+    let mut records = Vec::new();
+    while !note.is_empty() {
+        match Record::decode(&mut note) {
+            Some(record) => records.push(record),
+            None => return (records, false),
+        }
+    }
+    (records, true)
+}
+
+impl Record {
+    /// Appends the record to a note.
+    pub(super) fn encode(&self, note: &mut Vec<u8>) {
+        match self {
+            Self::Grant { lease, client, made, ttl_secs, grace_secs, pieces } => {
+                note.push(1);
+                encode_varint(lease.0, note);
+                note.extend_from_slice(&client.as_u128().to_le_bytes());
+                for field in [made.get(), (*ttl_secs).into(), (*grace_secs).into(), pieces.len() as u64] {
+                    encode_varint(field, note);
+                }
+                let mut end = Offset::ZERO;
+                for (offsets, count) in pieces {
+                    end = write_range(offsets, end, note);
+                    encode_varint((*count).into(), note);
+                }
+            }
+            Self::Delay { offsets, visible } => {
+                note.push(2);
+                write_range(offsets, Offset::ZERO, note);
+                encode_varint(visible.get(), note);
+            }
+            Self::Settle { lease, at, what, offsets } => {
+                note.push(3);
+                encode_varint(lease.0, note);
+                encode_varint(at.get(), note);
+                let (kind, seconds) = match what {
+                    Settle::Ack => (1, None),
+                    Settle::Release(None) => (2, None),
+                    Settle::Release(Some(delay)) => (3, Some(*delay)),
+                    Settle::Return => (4, None),
+                    Settle::Reject => (5, None),
+                    Settle::Renew(ttl) => (6, Some(*ttl)),
+                };
+                note.push(kind);
+                if let Some(seconds) = seconds {
+                    encode_varint(seconds.into(), note);
+                }
+                write_ranges(offsets, note);
+            }
+            Self::Gone { offsets } => {
+                note.push(4);
+                write_ranges(offsets, note);
+            }
+            Self::Snapshot(snapshot) => {
+                note.push(5);
+                snapshot.encode(note);
+            }
+        }
+    }
+
+    fn decode(note: &mut &[u8]) -> Option<Self> {
+        Some(match byte(note)? {
+            1 => {
+                let lease = lease(note)?;
+                let client = client(note)?;
+                let made = time(note)?;
+                let (ttl_secs, grace_secs) = (small(note)?, small(note)?);
+                let mut end = Offset::ZERO;
+                let pieces = read_many(note, |note| {
+                    let offsets = read_range(note, &mut end)?;
+                    Some((offsets, small(note)?))
+                })?;
+                Self::Grant { lease, client, made, ttl_secs, grace_secs, pieces }
+            }
+            2 => {
+                let offsets = read_range(note, &mut Offset::ZERO.clone())?;
+                Self::Delay { offsets, visible: time(note)? }
+            }
+            3 => {
+                let (lease, at) = (lease(note)?, time(note)?);
+                let what = match byte(note)? {
+                    1 => Settle::Ack,
+                    2 => Settle::Release(None),
+                    3 => Settle::Release(Some(small(note)?)),
+                    4 => Settle::Return,
+                    5 => Settle::Reject,
+                    6 => Settle::Renew(small(note)?),
+                    _ => return None,
+                };
+                Self::Settle { lease, at, what, offsets: read_ranges(note)? }
+            }
+            4 => Self::Gone { offsets: read_ranges(note)? },
+            5 => Self::Snapshot(Snapshot::decode(note)?),
+            _ => return None,
+        })
+    }
+}
+
+impl Snapshot {
+    fn encode(&self, note: &mut Vec<u8>) {
+        for field in [self.at.get(), self.next.0, self.sequence, self.leases.len() as u64] {
+            encode_varint(field, note);
+        }
+        for (lease, client, grace) in &self.leases {
+            encode_varint(lease.0, note);
+            note.extend_from_slice(&client.as_u128().to_le_bytes());
+            encode_varint((*grace).into(), note);
+        }
+        encode_varint(self.pieces.len() as u64, note);
+        let mut end = Offset::ZERO;
+        for piece in &self.pieces {
+            end = write_range(&piece.offsets, end, note);
+            encode_varint(piece.count.into(), note);
+            encode_varint(piece.lease.0, note);
+            let (phase, time) = match piece.phase {
+                WrittenPhase::Free => (0, None),
+                WrittenPhase::HeldFor(time) => (1, Some(time)),
+                WrittenPhase::FreeIn(time) => (2, Some(time)),
+            };
+            note.push(phase);
+            if let Some(time) = time {
+                write_signed(time, note);
+            }
+            write_signed(piece.lives_for, note);
+        }
+    }
+
+    fn decode(note: &mut &[u8]) -> Option<Self> {
+        let at = time(note)?;
+        let (next, sequence) = (Offset(varint(note)?), varint(note)?);
+        let leases = read_many(note, |note| Some((lease(note)?, client(note)?, small(note)?)))?;
+        let mut end = Offset::ZERO;
+        let pieces = read_many(note, |note| {
+            let offsets = read_range(note, &mut end)?;
+            let (count, lease) = (small(note)?, LeaseId(varint(note)?));
+            let phase = match byte(note)? {
+                0 => WrittenPhase::Free,
+                1 => WrittenPhase::HeldFor(signed(note)?),
+                2 => WrittenPhase::FreeIn(signed(note)?),
+                _ => return None,
+            };
+            Some(WrittenPiece { offsets, count, lease, phase, lives_for: signed(note)? })
+        })?;
+        (end <= next).then_some(Self { at, next, sequence, leases, pieces })
+    }
+}
+
+fn byte(note: &mut &[u8]) -> Option<u8> {
+    note.split_off_first().copied()
+}
+
+fn varint(note: &mut &[u8]) -> Option<u64> {
+    decode_varint(note).ok()
+}
+
+fn small(note: &mut &[u8]) -> Option<u32> {
+    u32::try_from(varint(note)?).ok()
+}
+
+/// Reads the number of a lease. None has the number 0.
+fn lease(note: &mut &[u8]) -> Option<LeaseId> {
+    varint(note).filter(|number| *number > 0).map(LeaseId)
+}
+
+fn time(note: &mut &[u8]) -> Option<UnixMillis> {
+    varint(note).map(UnixMillis::new).filter(|time| *time <= TIME_MAX)
+}
+
+fn client(note: &mut &[u8]) -> Option<ClientId> {
+    let (bytes, rest) = note.split_first_chunk()?;
+    *note = rest;
+    Some(ClientId::from(u128::from_le_bytes(*bytes)))
+}
+
+/// Writes a time difference so that small ones of either sign take few bytes.
+fn write_signed(value: i64, note: &mut Vec<u8>) {
+    encode_varint((value << 1 ^ value >> 63) as u64, note);
+}
+
+fn signed(note: &mut &[u8]) -> Option<i64> {
+    let value = varint(note)?;
+    Some((value >> 1) as i64 ^ -((value & 1) as i64))
+}
+
+/// Writes a range that begins at `end` or later. Returns its end.
+fn write_range(range: &Range<Offset>, end: Offset, note: &mut Vec<u8>) -> Offset {
+    encode_varint(range.start.since(end), note);
+    encode_varint(range.end.since(range.start), note);
+    range.end
+}
+
+/// Reads a range that begins at `end` or later, and moves `end` to its end.
+fn read_range(note: &mut &[u8], end: &mut Offset) -> Option<Range<Offset>> {
+    let start = end.0.checked_add(varint(note)?)?;
+    let length = varint(note)?;
+    if !(1..=PIECE_MAX).contains(&length) {
+        return None;
+    }
+    *end = Offset(start.checked_add(length)?);
+    Some(Offset(start)..*end)
+}
+
+fn write_ranges(ranges: &[Range<Offset>], note: &mut Vec<u8>) {
+    encode_varint(ranges.len() as u64, note);
+    ranges.iter().fold(Offset::ZERO, |end, range| write_range(range, end, note));
+}
+
+fn read_ranges(note: &mut &[u8]) -> Option<Vec<Range<Offset>>> {
+    let mut end = Offset::ZERO;
+    read_many(note, |note| read_range(note, &mut end))
+}
+
+/// Reads a number and that many items. The memory follows what is read, not the number.
+fn read_many<I>(note: &mut &[u8], mut item: impl FnMut(&mut &[u8]) -> Option<I>) -> Option<Vec<I>> {
+    let count = varint(note)?;
+    let mut items = Vec::new();
+    for _ in 0..count {
+        items.push(item(note)?);
+    }
+    Some(items)
+}

@@ -1,0 +1,323 @@
+//! The ledger against a model that knows the state of every single message.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::base::claim::{LeaseId, Leases, Settle, Settlement, Terms};
+use crate::base::clock::Now;
+use crate::base::millis::Millis;
+use crate::base::names::ClientId;
+use crate::base::units::Offset;
+use crate::store::claims::ledger::Ledger;
+use crate::store::claims::pieces::Phase;
+use crate::store::claims::record::{Record, read};
+
+/// The state of a message in the model. Messages that are not in the map are settled, or not given out yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Message {
+    lease: u64,
+    count: u32,
+    phase: Phase,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Leases new messages behind a gap, some of them after a batch that is delayed.
+    New {
+        gap: u64,
+        delayed: u64,
+        count: u64,
+        ttl: u32,
+        client: u8,
+    },
+    /// Leases the first free messages.
+    Again {
+        count: u64,
+        ttl: u32,
+        client: u8,
+    },
+    /// Settles messages of a lease, named from the first unsettled one on.
+    Settle {
+        lease: u64,
+        client: u8,
+        ranges: Vec<(u64, u64)>,
+        what: Settle,
+    },
+    Ended {
+        client: u8,
+        what: Settle,
+    },
+    Gone {
+        skip: u64,
+        count: u64,
+    },
+    Pass {
+        ms: u64,
+    },
+    Snapshot,
+}
+
+fn what() -> impl Strategy<Value = Settle> {
+    prop_oneof![
+        4 => Just(Settle::Ack),
+        2 => Just(Settle::Release(None)),
+        1 => (0u32..5).prop_map(|delay| Settle::Release(Some(delay))),
+        1 => Just(Settle::Return),
+        1 => Just(Settle::Reject),
+        2 => (1u32..10).prop_map(Settle::Renew),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0u64..3, 0u64..4, 1u64..12, 1u32..10, 0u8..3).prop_map(|(gap, delayed, count, ttl, client)| {
+            Step::New { gap, delayed, count, ttl, client }
+        }),
+        3 => (1u64..9, 1u32..10, 0u8..3).prop_map(|(count, ttl, client)| Step::Again { count, ttl, client }),
+        6 => (0u64..12, 0u8..3, vec((0u64..6, 1u64..6), 0..4), what())
+            .prop_map(|(lease, client, ranges, what)| Step::Settle { lease, client, ranges, what }),
+        1 => (0u8..3, what()).prop_map(|(client, what)| Step::Ended { client, what }),
+        1 => (0u64..9, 1u64..5).prop_map(|(skip, count)| Step::Gone { skip, count }),
+        3 => (0u64..6_000).prop_map(|ms| Step::Pass { ms }),
+        1 => Just(Step::Snapshot),
+    ]
+}
+
+/// The ledger, the model, and all records so far.
+#[derive(Debug)]
+struct Trial {
+    now: Now,
+    ledger: Ledger,
+    next: Offset,
+    messages: BTreeMap<Offset, Message>,
+    clients: BTreeMap<u64, u8>,
+    records: Vec<Vec<u8>>,
+}
+
+impl Trial {
+    fn new() -> Self {
+        let (now, ledger) = (Now::at_ms(1 << 40, 1 << 41), Ledger::default());
+        let (next, messages, clients) = (Offset::ZERO, BTreeMap::new(), BTreeMap::new());
+        Self { now, ledger, next, messages, clients, records: Vec::new() }
+    }
+
+    fn apply(&mut self, record: &Record) {
+        let mut note = Vec::new();
+        record.encode(&mut note);
+        prop_assert_read(&note, record);
+        self.ledger.apply(self.now, record);
+        self.records.push(note);
+    }
+
+    /// Leases ranges in the ledger and in the model.
+    fn grant(&mut self, pieces: Vec<(Range<Offset>, u32)>, ttl_secs: u32, client: u8) {
+        let terms = Terms { client: ClientId::from(u128::from(client)), ttl_secs, grace_secs: 3 };
+        let record = self.ledger.grant(self.now, &terms, pieces.clone());
+        let Record::Grant { lease, .. } = record else { panic!("{record:?}") };
+        assert_eq!(self.clients.insert(lease.0, client), None, "{lease:?} was given twice");
+        let phase = Phase::Held(self.now.mono + Millis::from_secs(ttl_secs));
+        for (offsets, count) in pieces {
+            for offset in offsets.start.following(offsets.end.since(offsets.start)) {
+                let before = self.messages.insert(offset, Message { lease: lease.0, count, phase });
+                assert!(before.is_none_or(|before| before.phase == Phase::Free), "{offset} is in two leases");
+                self.next = self.next.max(offset + 1);
+            }
+        }
+        self.apply(&record);
+    }
+
+    fn settle(&mut self, settlement: &Settlement) {
+        let (records, lost) = self.ledger.settle(self.now, settlement);
+        let is_its = |lease: u64| {
+            self.clients.get(&lease).is_some_and(|of| u128::from(*of) == settlement.client.as_u128())
+        };
+        let is_meant = |message: &Message| match settlement.leases {
+            Leases::One(lease) => lease.0 == message.lease,
+            Leases::Ended => message.lease != 0,
+        };
+        let is_named = |offset: Offset| {
+            settlement.offsets.is_empty() || settlement.offsets.iter().any(|range| range.contains(&offset))
+        };
+        let mut late = Vec::new();
+        let named: Vec<Offset> = self.messages.keys().copied().filter(|offset| is_named(*offset)).collect();
+        for offset in named {
+            let message = self.messages[&offset];
+            if !is_meant(&message) {
+                let Leases::One(lease) = settlement.leases else { continue };
+                let lives = self.messages.values().any(|message| message.lease == lease.0);
+                let was_made = self.clients.contains_key(&lease.0) && message.lease != 0;
+                if was_made && !settlement.offsets.is_empty() && (is_its(lease.0) || !lives) {
+                    late.push(offset);
+                }
+                continue;
+            }
+            if !is_its(message.lease) {
+                continue;
+            }
+            let after = |secs: u32| match secs {
+                0 => Phase::Free,
+                secs => Phase::Later(self.now.mono + Millis::from_secs(secs)),
+            };
+            let message = match settlement.what {
+                Settle::Ack | Settle::Reject => {
+                    self.messages.remove(&offset);
+                    continue;
+                }
+                Settle::Release(Some(delay)) => Message { phase: after(delay), ..message },
+                Settle::Release(None) => {
+                    let waits = [0, 0, 2, 4, 8, 16, 32, 60];
+                    Message { phase: after(waits[message.count.min(7) as usize]), ..message }
+                }
+                Settle::Return => {
+                    Message { phase: Phase::Free, count: message.count.saturating_sub(1), ..message }
+                }
+                Settle::Renew(ttl) => {
+                    Message { phase: Phase::Held(self.now.mono + Millis::from_secs(ttl)), ..message }
+                }
+            };
+            self.messages.insert(offset, message);
+        }
+        let lost: Vec<Offset> =
+            lost.iter().flat_map(|range| range.start.following(range.end.since(range.start))).collect();
+        assert_eq!(lost, late, "{settlement:?}");
+        records.iter().for_each(|record| self.apply(record));
+    }
+
+    fn run(&mut self, step: &Step) {
+        match step {
+            Step::New { gap, delayed, count, ttl, client } => {
+                let mut start = self.next + *gap;
+                if *delayed > 0 {
+                    let (end, visible) = (start + *delayed, self.now.unix + Millis::new(2_500));
+                    let phase = Phase::Later(self.now.mono + Millis::new(2_500));
+                    for offset in start.following(*delayed) {
+                        self.messages.insert(offset, Message { lease: 0, count: 0, phase });
+                    }
+                    self.apply(&Record::Delay { offsets: start..end, visible });
+                    (start, self.next) = (end, end);
+                }
+                self.grant(vec![(start..start + *count, 1)], *ttl, *client);
+            }
+            Step::Again { count, ttl, client } => {
+                let (mut pieces, mut left) = (Vec::new(), *count);
+                for (offsets, piece) in self.ledger.pieces().free() {
+                    let taken = left.min(offsets.end.since(offsets.start));
+                    if taken > 0 {
+                        pieces.push((offsets.start..offsets.start + taken, piece.count + 1));
+                    }
+                    left -= taken;
+                }
+                if !pieces.is_empty() {
+                    self.grant(pieces, *ttl, *client);
+                }
+            }
+            Step::Settle { lease, client, ranges, what } => {
+                let mut end = self.ledger.floor();
+                let mut offsets = Vec::new();
+                for (skip, count) in ranges {
+                    offsets.push(end + *skip..end + *skip + *count);
+                    end = end + *skip + *count;
+                }
+                let client = ClientId::from(u128::from(*client));
+                let leases = Leases::One(LeaseId(*lease));
+                self.settle(&Settlement { client, leases, offsets, what: *what });
+            }
+            Step::Ended { client, what } => {
+                let (client, offsets) = (ClientId::from(u128::from(*client)), Vec::new());
+                self.settle(&Settlement { client, leases: Leases::Ended, offsets, what: *what });
+            }
+            Step::Gone { skip, count } => {
+                let start = self.ledger.floor() + *skip;
+                let offsets = start..start + *count;
+                self.messages.retain(|offset, _| !offsets.contains(offset));
+                self.apply(&Record::Gone { offsets: vec![offsets] });
+            }
+            Step::Pass { ms } => {
+                self.now = self.now.later(Millis::new(*ms));
+                self.ledger.expire(self.now.mono);
+                for message in self.messages.values_mut() {
+                    if let Phase::Held(at) | Phase::Later(at) = message.phase
+                        && at <= self.now.mono
+                    {
+                        message.phase = Phase::Free;
+                    }
+                }
+            }
+            Step::Snapshot => self.apply(&Record::Snapshot(self.ledger.snapshot(self.now))),
+        }
+    }
+
+    /// Checks the ledger against the model, message by message.
+    fn check(&self) {
+        assert!(self.ledger.is_sound(), "{:?}", self.ledger);
+        assert_eq!(self.ledger.next(), self.next);
+        let messages = self.ledger.pieces().all().flat_map(|(offsets, piece)| {
+            let message = Message { lease: piece.lease.0, count: piece.count, phase: piece.phase };
+            offsets.start.following(piece.length.into()).map(move |offset| (offset, message))
+        });
+        let messages: BTreeMap<Offset, Message> = messages.collect();
+        assert_eq!(messages, self.messages);
+        assert_eq!(self.ledger.floor(), self.messages.keys().next().copied().unwrap_or(self.next));
+        for from in Offset::ZERO.following(self.next.0 + 2) {
+            let expected =
+                self.messages.range(from..).next().map_or(self.next.max(from), |(offset, _)| *offset);
+            assert_eq!(self.ledger.jump(from), expected, "from {from}");
+        }
+        let pinned = self.ledger.pinned(self.now.mono, 3);
+        assert!(pinned.len() <= 3 && pinned.is_sorted_by(|one, two| one.end < two.start), "{pinned:?}");
+        for (offset, message) in &self.messages {
+            if matches!(message.phase, Phase::Held(_)) {
+                assert!(
+                    pinned.iter().any(|range| range.contains(offset)),
+                    "{offset} is leased and not pinned"
+                );
+            }
+        }
+    }
+
+    /// Checks that the records from any snapshot on, and all of them, make the same ledger.
+    fn check_replay(&self) {
+        let snapshots = (0..self.records.len()).filter(|index| self.records[*index].first() == Some(&5));
+        for first in snapshots.chain([0]) {
+            let mut replayed = Ledger::default();
+            for note in &self.records[first..] {
+                read(note).0.iter().for_each(|record| replayed.apply(self.now, record));
+            }
+            replayed.expire(self.now.mono);
+            assert!(replayed.is_sound());
+            let (replayed, live) = (replayed.snapshot(self.now), self.ledger.snapshot(self.now));
+            assert_eq!(replayed, live, "from record {first}");
+        }
+    }
+}
+
+fn prop_assert_read(note: &[u8], record: &Record) {
+    assert_eq!(read(note), (vec![record.clone()], true));
+    for cut in 1..note.len() {
+        let (records, is_whole) = read(&note[..cut]);
+        assert!(!is_whole && records.is_empty(), "{cut} bytes of {record:?} are read as {records:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_message_is_settled_or_in_one_lease_or_free_or_new(steps in vec(step(), 1..60)) {
+        let mut trial = Trial::new();
+        for step in &steps {
+            trial.run(step);
+            trial.check();
+            trial.check_replay();
+        }
+    }
+
+    #[test]
+    fn garbage_is_read_without_harm(note in vec(any::<u8>(), 0..200)) {
+        let (records, _) = read(&note);
+        let mut again = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut again));
+        prop_assert_eq!(read(&again), (records, true));
+    }
+}
