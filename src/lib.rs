@@ -46,14 +46,14 @@
 //! | when a message is synced | `store::log::turn` hands a round to the disk, which writes and syncs it, and acknowledges it afterwards; `shard::files` does both in one write |
 //! | the meaning of an error, and its status | `base::error` |
 //! | the tokens of clients | `client::tokens` obtains them, `client::session` decides when to renew, `client::renewer` does |
+//! | which messages are leased or deleted | `store::claims` keeps a ledger for each partition; `operation::claim` is a worker's operation |
 //! | TLS | `tls`; `shard::transport::secure` connects it to sockets, and `shard::certificates` reloads its files |
 //! | a setting | a `settings!` block of the room that uses it, usually in its `settings.rs`; checks of combinations in `config::check` and `config::warn` |
 //! | a metric | `control::metrics`; values are counted where they arise, and gathered in `shard::core::snapshot` |
 //! | the wire format | `front::streaming`, `pb`, `ws` |
 //! | who may do what | `auth` decides who a client is, `access` has grants and rules, `shard::core::authentication` applies them, `front::streaming::operations` checks them |
 //!
-//! Places for planned features: another protocol over WebSocket is a front next to `front::streaming`, on the same operations.
-//! Claims are records of a partition's state in `store`, and a kind of operation in `operation`.
+//! The place for another protocol over WebSocket is a front next to `front::streaming`, on the same operations.
 //!
 //! # Glossary
 //!
