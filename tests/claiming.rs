@@ -465,3 +465,42 @@ fn bench_claim_verifies_every_message() {
     assert_eq!(bench(&[]).status.code(), Some(1));
     assert_eq!(left(&server, "bench"), ["other"]);
 }
+
+#[test]
+fn a_worker_without_messages_ends_while_the_server_is_away() {
+    let server = server();
+    let child = start(&server, &["jobs"]);
+    eventually("the worker's operation", || {
+        let (_, metrics) = server.control("/metrics");
+        metrics.contains("millstream_operations{kind=\"claim\",shard=\"0\"} 1").then_some(())
+    });
+    server.signal("KILL");
+    server.wait();
+    signal(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!said(&output).contains("did not confirm"), "{}", said(&output));
+}
+
+#[test]
+fn a_worker_learns_that_its_message_was_given_to_another() {
+    let server = server();
+    produce(&server, "jobs", "job\n");
+    let slow = start(&server, &["jobs", "--exec", "cat; sleep 3", "--ttl", "1", "--exit-when-idle", "1"]);
+    eventually("the claim", || (server.metric("millstream_claims_leased_messages") == 1).then_some(()));
+    // It cannot renew its claim meanwhile.
+    signal(&slow, "STOP");
+    let place = Place::new("given-again");
+    let gate = place.0.join("gate");
+    let other = start(&server, &["jobs", "--exec", &wait_until(&gate), "--count", "1"]);
+    eventually("the second claim", || {
+        (server.metric("millstream_claims_messages_granted_total") == 2).then_some(())
+    });
+    signal(&slow, "CONT");
+    let output = slow.wait_with_output().unwrap();
+    assert!(said(&output).contains("0 acknowledged"), "{}", said(&output));
+    assert!(said(&output).contains("given to another worker"), "{}", said(&output));
+    fs::write(gate, "").unwrap();
+    let output = other.wait_with_output().unwrap();
+    assert!(said(&output).contains("1 acknowledged"), "{}", said(&output));
+}

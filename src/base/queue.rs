@@ -92,11 +92,14 @@ pub fn message_id(partition: Partition, offset: Offset) -> String {
     format!("{:x}.{:x}", partition.0, offset.0)
 }
 
+/// No message has this offset or a later one.
+const OFFSETS_END: u64 = 1 << 63;
+
 /// Parses the id of a message.
 pub fn parse_message_id(id: &str) -> Option<(Partition, Offset)> {
     let (partition, offset) = id.split_once('.')?;
     let partition = u16::try_from(parse_hex(partition)?).ok()?;
-    Some((Partition(partition), Offset(parse_hex(offset)?)))
+    Some((Partition(partition), Offset(parse_hex(offset).filter(|offset| *offset < OFFSETS_END)?)))
 }
 
 /// Parses a number in lower-case hexadecimal without leading zeros, as ids contain it.
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn ids_of_messages_are_read_as_they_are_written() {
-        for (partition, offset) in [(0, 0), (63, 1), (u16::MAX, u64::MAX)] {
+        for (partition, offset) in [(0, 0), (63, 1), (u16::MAX, OFFSETS_END - 1)] {
             let (partition, offset) = (Partition(partition), Offset(offset));
             assert_eq!(parse_message_id(&message_id(partition, offset)), Some((partition, offset)));
         }
@@ -146,6 +149,8 @@ mod tests {
             "+1.0",
             "A.0",
             "0.1.2",
+            "0.8000000000000000",
+            "0.ffffffffffffffff",
         ] {
             assert_eq!(parse_message_id(bad), None, "{bad}");
         }

@@ -26,6 +26,8 @@ use crate::shard::preflight;
 
 /// How long the server may take, once a signal came and nothing is under way, to confirm what was settled.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// The same for a worker that holds no message.
+const IDLE_GRACE: Duration = Duration::from_millis(500);
 /// How often to look whether commands still run after a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// The most commands at the same time. Each has a thread.
@@ -164,17 +166,20 @@ async fn work<W: Worker>(
     stop: Stop,
     busy: Arc<AtomicUsize>,
 ) -> Ended {
+    let held = claim.watch();
     let resumed = run_resumed(target, claim, retries, notice);
     let abandoned = async {
         stop.wait().await;
         while busy.load(Ordering::Acquire) > 0 {
             Timer::new(LOOK_EVERY).await;
         }
-        Timer::new(STOP_GRACE).await;
+        Timer::new(if held.get() == 0 { IDLE_GRACE } else { STOP_GRACE }).await;
         Err("the server did not confirm the end in time".to_owned())
     };
     let ended = futures_lite::future::or(resumed, abandoned).await;
-    Ended { tally: claim.tally, unconfirmed: claim.unconfirmed(), failure: ended.err() }
+    // Without a message, there was nothing to confirm.
+    let failure = ended.err().filter(|_| !stop.has_begun() || claim.watch().get() > 0);
+    Ended { tally: claim.tally, unconfirmed: claim.unconfirmed(), failure }
 }
 
 /// Says what has become of the messages. Returns the exit code.

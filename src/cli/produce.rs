@@ -76,7 +76,7 @@ pub(super) struct Args {
     /// Time to live of the messages, in seconds
     #[arg(long, default_value_t = 3_600)]
     ttl: u32,
-    /// Seconds until the messages can be claimed. `consume` sees them at once [default: the queue's delay]
+    /// Seconds until the messages can be claimed. `consume` sees them at once [default: 0]
     #[arg(long)]
     delay: Option<u32>,
     /// Split each line at the first occurrence of this text. The part before it becomes the message's key.

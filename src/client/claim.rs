@@ -3,6 +3,7 @@
 //! A claim belongs to the client, not to its connection. So after a lost connection, everything that is not known to
 //! be settled is settled by the id of its claim, and what the worker still processes is renewed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
@@ -72,6 +73,10 @@ pub struct ClaimLimits {
     pub idle: Option<Duration>,
 }
 
+/// Claims of which nothing is held are forgotten when there are more of them than this, and than twice the messages that
+/// are held.
+const LEASES_MIN: usize = 1_024;
+
 /// A message that is not known to be settled.
 #[derive(Debug)]
 struct Held {
@@ -106,6 +111,8 @@ pub struct Claim<W> {
     taken: u64,
     before: u64,
     held: BTreeMap<Ticket, Held>,
+    /// The number of held messages, for others who watch it.
+    watched: Rc<Cell<usize>>,
     /// How many of the held messages are not decided about.
     undecided: u64,
     /// The claims, by when they are to be renewed.
@@ -137,6 +144,7 @@ impl<W: Worker> Claim<W> {
             taken: 0,
             before: 0,
             held: BTreeMap::new(),
+            watched: Rc::default(),
             undecided: 0,
             leases: BTreeMap::new(),
             fresh: Vec::new(),
@@ -147,6 +155,11 @@ impl<W: Worker> Claim<W> {
             is_stopped: false,
             is_finished: false,
         }
+    }
+
+    /// Returns the number of messages that are not known to be settled, which changes as they are.
+    pub fn watch(&self) -> Rc<Cell<usize>> {
+        Rc::clone(&self.watched)
     }
 
     /// Returns how many messages the worker has decided about, and the server has not confirmed that.
@@ -306,6 +319,15 @@ impl<W: Worker> Claim<W> {
                 }
             }
         }
+        self.forget_leases();
+    }
+
+    /// Forgets claims of which nothing is held, when there are many of them.
+    fn forget_leases(&mut self) {
+        if self.leases.len() > LEASES_MIN.max(2 * self.held.len()) {
+            let held = &self.held;
+            self.leases.retain(|_, lease| held.range(lease.tickets.clone()).next().is_some());
+        }
     }
 
     fn handle_event(&mut self, event: &ClaimEvent<'_>) {
@@ -375,6 +397,7 @@ impl<W: Worker> Application for Claim<W> {
             self.undecided = 0;
         }
         self.claimer = Some(claimer);
+        self.watched.set(self.held.len());
         Ok(handled?)
     }
 

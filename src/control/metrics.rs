@@ -201,6 +201,7 @@ pub(super) fn encode(
         proxy_headers.with_label_values(shard).inc_by(counters.proxy_headers_refused);
         operations.with_label_values(&[&number[..], "produce"]).set(signed(snapshot.producing));
         operations.with_label_values(&[&number[..], "consume"]).set(signed(snapshot.consuming));
+        operations.with_label_values(&[&number[..], "claim"]).set(signed(snapshot.claiming));
         begun.with_label_values(shard).inc_by(counters.sessions.operations);
         for (status, count) in counters.sessions.failed.iter() {
             failed.with_label_values(&[&number, &status.to_string()]).inc_by(count);

@@ -40,6 +40,8 @@ pub enum Command {
         name: FullName,
         /// Whether the client may create the queue.
         may_create: bool,
+        /// Whether the operation needs a store that keeps claims.
+        needs_claims: bool,
     },
     /// Store a batch. Answered by [`Answer::Appended`](super::Answer::Appended).
     Append {

@@ -8,7 +8,7 @@ use super::{claim, produce};
 use crate::access::{Permit, Right};
 use crate::base::budget::{Share, Wanted};
 use crate::base::claim::View;
-use crate::base::error::{Fault, NO_CLAIMS, PeerFault, StatusCode, StoreFault};
+use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
@@ -206,7 +206,8 @@ impl Operations {
         let may_create =
             produces || self.caller.may(Right::Manage, &queue) || self.caller.may(Right::Produce, &queue);
         let name = (self.caller.project.clone(), queue);
-        cx.resources.commands.push(Command::Open { operation: self.operation, name, may_create });
+        let (operation, needs_claims) = (self.operation, kind == Kind::Claim);
+        cx.resources.commands.push(Command::Open { operation, name, may_create, needs_claims });
         Ok(())
     }
 
@@ -254,7 +255,6 @@ impl Operations {
                     Err(fault) => self.fail(fault.into(), cx),
                 }
             }
-            Wishes::Claim(_) if !has_claims => self.fail(StoreFault::Unsupported(NO_CLAIMS).into(), cx),
             Wishes::Claim(terms) => {
                 self.state = State::Claiming(Box::new(Claim::start(subject, terms, only)));
                 accept(token_expires, &mut cx.reply);

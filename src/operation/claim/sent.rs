@@ -54,8 +54,6 @@ pub(super) struct Piece {
 pub(super) struct Part {
     pub(super) partition: Partition,
     pub(super) lease: LeaseId,
-    /// Whether these are all messages of the claim.
-    pub(super) is_whole: bool,
     pub(super) pieces: Vec<Piece>,
 }
 
@@ -232,7 +230,7 @@ impl SentClaims {
             if count == 0 {
                 continue;
             }
-            let (partition, lease, is_whole) = (sent.partition, sent.lease, count == sent.count);
+            let (partition, lease) = (sent.partition, sent.lease);
             match change {
                 Change::Settle => {
                     sent.unsettled.remove(index(numbers.start)..end);
@@ -256,7 +254,7 @@ impl SentClaims {
                     self.due.insert((sent.ends, *number));
                 }
             }
-            each(Part { partition, lease, is_whole, pieces });
+            each(Part { partition, lease, pieces });
         }
         for number in settled {
             if let Some(sent) = self.claims.remove(&number) {
@@ -282,11 +280,10 @@ mod tests {
         Sent::new(Partition(1), LeaseId(5), ends, runs.iter().map(offsets))
     }
 
-    fn changed(claims: &mut SentClaims, numbers: Range<u64>, change: Change) -> Vec<(u64, Range<u64>, bool)> {
+    fn changed(claims: &mut SentClaims, numbers: Range<u64>, change: Change) -> Vec<(u64, Range<u64>)> {
         let mut all = Vec::new();
         claims.change(numbers, change, |part| {
-            let piece =
-                |piece: Piece| (piece.number, piece.offsets.start.0..piece.offsets.end.0, part.is_whole);
+            let piece = |piece: Piece| (piece.number, piece.offsets.start.0..piece.offsets.end.0);
             all.extend(part.pieces.into_iter().map(piece));
         });
         all
@@ -296,12 +293,12 @@ mod tests {
     fn numbers_become_offsets_and_count_once() {
         let mut claims = SentClaims::default();
         claims.insert(11, sent(Millis::new(9), &[3..5, 5..6, 8..10]));
-        assert_eq!(changed(&mut claims, 12..15, Change::Settle), [(12, 4..6, false), (14, 8..9, false)]);
-        assert_eq!(changed(&mut claims, 1..99, Change::Settle), [(11, 3..4, false), (15, 9..10, false)]);
+        assert_eq!(changed(&mut claims, 12..15, Change::Settle), [(12, 4..6), (14, 8..9)]);
+        assert_eq!(changed(&mut claims, 1..99, Change::Settle), [(11, 3..4), (15, 9..10)]);
         assert_eq!(changed(&mut claims, 1..99, Change::Settle), []);
         assert_eq!((claims.leased(), claims.bytes(), claims.next_end()), (0, 0, None), "nothing stays");
         claims.insert(16, sent(Millis::new(9), &[20..22]));
-        assert_eq!(changed(&mut claims, 16..18, Change::Settle), [(16, 20..22, true)]);
+        assert_eq!(changed(&mut claims, 16..18, Change::Settle), [(16, 20..22)]);
     }
 
     #[test]
@@ -310,7 +307,7 @@ mod tests {
         claims.insert(1, sent(Millis::new(9), &[0..4]));
         claims.expire(Millis::new(9), WINDOW);
         assert_eq!(claims.leased(), 0);
-        assert_eq!(changed(&mut claims, 2..3, Change::Renew(Millis::new(20))), [(2, 1..2, false)]);
+        assert_eq!(changed(&mut claims, 2..3, Change::Renew(Millis::new(20))), [(2, 1..2)]);
         assert_eq!((claims.leased(), claims.next_end()), (4, Some(Millis::new(20))));
         changed(&mut claims, 2..3, Change::Renew(Millis::new(15)));
         assert_eq!(claims.next_end(), Some(Millis::new(20)), "the others still have the longer lease");
@@ -385,7 +382,7 @@ mod tests {
                 match step {
                     0 => now += count / 20,
                     _ => {
-                        let got: u64 = changed(&mut claims, numbers.clone(), Change::Settle).iter().map(|(_, offsets, _)| offsets.end - offsets.start).sum();
+                        let got: u64 = changed(&mut claims, numbers.clone(), Change::Settle).iter().map(|(_, offsets)| offsets.end - offsets.start).sum();
                         let mut wanted = 0;
                         for (_, (unsettled, _)) in model.range_mut(numbers) {
                             wanted += u64::from(std::mem::take(unsettled));

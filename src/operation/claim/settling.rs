@@ -17,6 +17,9 @@ use crate::base::units::{Offset, Partition, Sequence};
 const REQUESTS_MAX: usize = 1_024;
 const PIECES_MAX: usize = 16_384;
 
+/// The memory of a lost settlement by claim, until it is told, in bytes.
+const LOST_BYTES: usize = 256;
+
 /// The memory of a request, and of a piece with its settlement, in bytes.
 const REQUEST_BYTES: usize = 96;
 const PIECE_BYTES: usize = 192;
@@ -95,19 +98,18 @@ impl Plan {
 
     /// Adds messages of this operation.
     pub(super) fn settle(&mut self, part: Part, what: Settle) {
-        let Part { partition, lease, is_whole, pieces } = part;
+        let Part { partition, lease, pieces } = part;
         let leases = Leases::One(lease);
         let (settlements, origins) = self.command(partition);
         if let (Some(last), Some(Origin::Own(of_last))) = (settlements.last_mut(), origins.last_mut())
             && (last.leases, last.what) == (leases, what)
-            && !last.offsets.is_empty()
         {
             last.offsets.extend(pieces.iter().map(|piece| piece.offsets.clone()));
             of_last.extend(pieces);
             return;
         }
-        let offsets =
-            if is_whole { Vec::new() } else { pieces.iter().map(|piece| piece.offsets.clone()).collect() };
+        // Named one by one, also if they are the whole claim: the answer then says which came too late.
+        let offsets = pieces.iter().map(|piece| piece.offsets.clone()).collect();
         origins.push(Origin::Own(pieces));
         let client = self.client;
         let (settlements, _) = self.command(partition);
@@ -159,7 +161,9 @@ impl Requests {
 
     /// Returns the memory of the requests, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.pending.len() * REQUEST_BYTES + self.pieces * PIECE_BYTES
+        let lost = |pending: &Pending| pending.lost_claims.len();
+        let lost = self.lost_claims.len() + self.pending.iter().map(lost).sum::<usize>();
+        self.pending.len() * REQUEST_BYTES + self.pieces * PIECE_BYTES + lost * LOST_BYTES
     }
 
     /// Handles the store's answer for one partition of a request. Calls `each` with the numbers of this operation's
@@ -268,7 +272,7 @@ mod tests {
     fn part(partition: u16, lease: u64, number: u64, offsets: Range<u64>) -> Part {
         let offsets = Offset(offsets.start)..Offset(offsets.end);
         let pieces = vec![Piece { number, offsets }];
-        Part { partition: Partition(partition), lease: LeaseId(lease), is_whole: false, pieces }
+        Part { partition: Partition(partition), lease: LeaseId(lease), pieces }
     }
 
     fn plan(parts: Vec<Part>) -> Plan {

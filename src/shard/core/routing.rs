@@ -4,7 +4,7 @@ use super::{
     AppendToken, Asking, ClaimToken, ConnectionId, Connections, Core, Letter, PartitionToken, SettleToken,
 };
 use crate::base::clock::Now;
-use crate::base::error::Fault;
+use crate::base::error::{Fault, NO_CLAIMS, StoreFault};
 use crate::base::names::{Project, QueueName};
 use crate::latency::Stage;
 use crate::operation::{Answer, Command, Target};
@@ -27,8 +27,12 @@ impl<S: Store<Connections>> Core<S> {
             partition: target.partition.partition,
         };
         let (target, request) = match command {
-            Command::Open { operation, name, may_create } => {
+            Command::Open { operation, name, may_create, needs_claims } => {
                 self.log_operation(now, connection, &name);
+                if needs_claims && !S::CLAIMS {
+                    let result = Err(StoreFault::Unsupported(NO_CLAIMS).into());
+                    return self.handle_opened(now, by(operation), name, result);
+                }
                 return self.open(now, by(operation), name, may_create);
             }
             Command::Renew { operation, token } => return self.renew(now, connection, operation, token),

@@ -40,6 +40,8 @@ pub struct ShardSnapshot {
     pub producing: usize,
     /// The number of open consume operations.
     pub consuming: usize,
+    /// The number of open claim operations.
+    pub claiming: usize,
     /// The number of consume operations that are behind, and so are served after the others.
     pub behind: usize,
     /// The number of messages that producers may still send within their credit.
@@ -91,6 +93,7 @@ impl<S: Store<Connections>> Core<S> {
             pulse: self.pulse(tls),
             producing: fronts().filter(|status| status.credit.is_some()).count(),
             consuming: fronts().filter(|status| status.is_consuming).count(),
+            claiming: fronts().filter(|status| status.is_claiming).count(),
             behind: fronts().filter(|status| status.is_behind).count(),
             credit: fronts().filter_map(|status| status.credit).sum(),
             waiting_fetches: self.store.waiting(),

@@ -9,11 +9,15 @@ use super::record::Record;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::claim::Granted;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::units::Offset;
 
 /// The size in bytes at which no more is read ahead of a partition. The batches are shared with the store where
 /// they are its newest.
 pub const AHEAD_BYTES: usize = 256 << 10;
+
+/// Delayed batches whose times differ by at most this are one piece.
+const DELAYS_JOINED: Millis = Millis::new(100);
 
 /// What a claim may get.
 #[derive(Clone, Copy, Debug)]
@@ -147,12 +151,24 @@ impl Ahead {
                 self.pop(begins.min(stored.end_offset()));
                 continue;
             }
-            if stored.visible() > now.unix {
+            let delay_secs = stored.batch.delay_secs();
+            // A batch without a delay may have a later timestamp, after the clock was set back.
+            if delay_secs > 0 && stored.visible() > now.unix {
                 if delays.len() >= delays_max {
                     break;
                 }
-                at = stored.end_offset();
-                delays.push(Record::Delay { offsets: begins..at, visible: stored.visible() });
+                let visible = stored.visible().min(now.unix + Millis::from_secs(delay_secs));
+                let ends = stored.end_offset();
+                match delays.last_mut() {
+                    Some(Record::Delay { offsets, visible: last, .. })
+                        if offsets.end == begins && last.abs_diff(visible) <= DELAYS_JOINED =>
+                    {
+                        offsets.end = ends;
+                        *last = visible.max(*last);
+                    }
+                    _ => delays.push(Record::Delay { offsets: begins..ends, visible, delay_secs, next: at }),
+                }
+                at = ends;
                 self.pop(begins);
                 continue;
             }
@@ -212,15 +228,15 @@ impl Choice {
     }
 
     /// Chooses messages that were given out before, from what was read at the first of them. Returns the messages that
-    /// no longer exist.
+    /// no longer exist, and those that have expired and still exist.
     pub(super) fn take_again(
         &mut self,
         now: Now,
         ledger: &Ledger,
         fetched: &Fetched,
         room: Room,
-    ) -> Vec<Range<Offset>> {
-        let mut gone = Vec::new();
+    ) -> (Vec<Range<Offset>>, Vec<Range<Offset>>) {
+        let (mut gone, mut expired) = (Vec::new(), Vec::new());
         let mut batches = fetched.batches.iter().peekable();
         for (offsets, piece) in ledger.pieces().free() {
             let known = offsets.end.min(fetched.next);
@@ -239,21 +255,21 @@ impl Choice {
                 }
                 let end = known.min(stored.end_offset());
                 if stored.is_expired(now.unix) && piece.lives_until <= now.mono {
-                    gone.push(at..end);
+                    expired.push(at..end);
                     at = end;
                     continue;
                 }
                 let record = stored.batch.position_of(at.since(stored.base_offset) as u32);
                 (at, _) = self.take(stored, at..end, record, piece.count.saturating_add(1), room);
                 if at < end {
-                    return gone;
+                    return (gone, expired);
                 }
             }
             if known < offsets.end {
                 break;
             }
         }
-        gone
+        (gone, expired)
     }
 
     /// Returns the messages as pieces of a grant: ranges of the same count, joined where they touch.

@@ -7,7 +7,7 @@
 //! The records of one turn make up one note. If a note fails, the ledger is dropped and recalled from its notes, as
 //! at the start; requests wait until then.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::ahead::{Ahead, Choice, Room};
@@ -50,6 +50,13 @@ enum Stage {
     Ready,
 }
 
+/// The most ranges of lost messages in an answer. A worker that settles what it was given stays below: it holds at most
+/// `claim_window` messages, and every second one of them is lost.
+const LOST_MAX: usize = 32_768;
+
+/// When to look again at messages that have expired and that the store still has.
+const EXPIRED_AGAIN: Millis = Millis::new(10_000);
+
 /// The beginning of a recall.
 const RECALL: Stage = Stage::Recalling { from: Offset::ZERO, is_asked: false, is_failing: false };
 
@@ -83,8 +90,10 @@ pub(super) struct Keeper<T: Asker> {
     /// Claims that wait for messages to be read, in order.
     asks: VecDeque<Ask<T::Claim>>,
     line: Line<T::Claim>,
-    /// The operations that use the partition.
-    workers: HashSet<Worker>,
+    /// Whether the ledgers of the shard hold so much that nothing new is given out.
+    is_crowded: bool,
+    /// The ledger before a recall, until the recall ends.
+    former: Option<Box<Ledger>>,
     ahead: Ahead,
     again: Again,
     notes: Notes<T>,
@@ -109,7 +118,8 @@ impl<T: Asker> Keeper<T> {
             parked: Vec::new(),
             asks: VecDeque::new(),
             line: Line::default(),
-            workers: HashSet::new(),
+            is_crowded: false,
+            former: None,
             ahead: Ahead::new(Offset::ZERO),
             again: Again::No,
             notes: Notes::new(id),
@@ -125,6 +135,11 @@ impl<T: Asker> Keeper<T> {
 
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Returns the ledger that says what readers see: during a recall, the one before.
+    pub(super) fn shown(&self) -> &Ledger {
+        self.former.as_deref().unwrap_or(&self.ledger)
     }
 
     /// Returns whether the ledger is known.
@@ -144,13 +159,11 @@ impl<T: Asker> Keeper<T> {
         }
         match request {
             Request::Claim { token, worker, terms, messages_max, bytes_max, .. } => {
-                self.workers.insert(worker);
                 self.line.handle_claim(worker);
                 let room = Room { messages: u64::from(messages_max), bytes: bytes_max };
                 self.asks.push_back(Ask { token, worker, terms, room });
             }
             Request::Watch { token, worker, wanted, .. } => {
-                self.workers.insert(worker);
                 self.line.push(Watcher { token, worker, wanted: u64::from(wanted) });
             }
             Request::Settle { token, settlements, .. } => self.settle(now, token, &settlements, out),
@@ -177,10 +190,16 @@ impl<T: Asker> Keeper<T> {
     }
 
     fn settle(&mut self, now: Now, token: T::Settle, settlements: &[Settlement], out: &mut Out<'_, T>) {
-        self.ledger.expire(now.mono);
-        let mut all_lost = Vec::new();
+        out.counters.expired += self.ledger.expire(now.mono);
+        let (mut all_lost, mut told) = (Vec::new(), 0);
         for (settlement, settling) in settlements.iter().enumerate() {
-            let (records, offsets) = self.ledger.settle(now, settling);
+            if settlements[..settlement].ends_with(std::slice::from_ref(settling)) {
+                // The same again settles nothing more.
+                continue;
+            }
+            let (records, mut offsets) = self.ledger.settle(now, settling);
+            offsets.truncate(LOST_MAX - told);
+            told += offsets.len();
             for record in records {
                 self.apply(now, record, out.counters);
             }
@@ -217,8 +236,7 @@ impl<T: Asker> Keeper<T> {
             records.drain(..).for_each(|record| self.apply(now, record, out.counters));
         }
         self.ledger.dismiss(worker);
-        self.workers.remove(&worker);
-        if self.workers.is_empty() {
+        if !self.is_wanted() {
             self.stop_reading_ahead(out);
         }
     }
@@ -267,6 +285,7 @@ impl<T: Asker> Keeper<T> {
         if !self.is_ready() {
             return self.recall(out);
         }
+        self.is_crowded = out.is_crowded;
         out.counters.expired += self.ledger.expire(now.mono);
         while let Some(ask) = self.asks.front() {
             let (worker, terms, room) = (ask.worker, ask.terms, ask.room);
@@ -320,9 +339,14 @@ impl<T: Asker> Keeper<T> {
         Room { messages: room.messages.min(share), ..room }
     }
 
+    /// Returns whether nothing new may be given out.
+    fn is_full(&self) -> bool {
+        self.ledger.is_full() || self.is_crowded
+    }
+
     /// Returns how many messages can be claimed, as far as is known.
     fn available(&self) -> u64 {
-        let new = if self.ledger.is_full() { 0 } else { self.ahead.messages() };
+        let new = if self.is_full() { 0 } else { self.ahead.messages() };
         self.ledger.pieces().free_messages() + new
     }
 
@@ -339,28 +363,38 @@ impl<T: Asker> Keeper<T> {
             };
             debug_assert!(from <= first, "messages before {from} were not read");
             let mut choice = Choice::default();
-            let mut gone = choice.take_again(now, &self.ledger, fetched, room);
-            if fetched.is_rewound {
-                gone.push(first..self.ledger.next());
+            let (mut gone, expired) = choice.take_again(now, &self.ledger, fetched, room);
+            let is_useless = gone.is_empty() && expired.is_empty() && choice.is_empty();
+            if is_useless && (fetched.is_rewound || fetched.at_end) {
+                // Nothing is stored from the first free message on.
+                let lost = self.ledger.pieces().free().next();
+                gone.extend(lost.map(|(offsets, _)| offsets));
             }
-            let is_useless = gone.is_empty() && choice.is_empty();
+            let is_stuck = is_useless && fetched.next <= first;
+            for offsets in expired {
+                // The store drops them when it is certain of the time.
+                self.ledger.postpone(offsets, now.mono + EXPIRED_AGAIN);
+            }
             if !gone.is_empty() {
                 self.apply(now, Record::Gone { offsets: gone }, out.counters);
             }
             if !choice.is_empty() {
                 return Some(choice);
             }
+            if is_stuck && self.ledger.pieces().first_free() == Some(first) {
+                return Some(choice);
+            }
             if is_useless {
-                // What was read lies before the first free message, or behind it.
+                // What was read lies before the first free message.
                 self.again = Again::No;
             }
         }
         self.again = Again::No;
         let mut choice = Choice::default();
-        if self.ledger.is_full() {
+        if self.is_full() {
             return Some(choice);
         }
-        let delays_max = PIECES_MAX - self.ledger.pieces().len();
+        let delays_max = PIECES_MAX.saturating_sub(self.ledger.pieces().len());
         for delay in self.ahead.choose(now, self.ledger.next(), room, delays_max, &mut choice) {
             self.apply(now, delay, out.counters);
         }
@@ -387,10 +421,16 @@ impl<T: Asker> Keeper<T> {
     }
 
     fn read_ahead(&mut self, out: &mut Out<'_, T>) {
-        let is_wanted = !self.asks.is_empty() || !self.workers.is_empty();
-        if is_wanted && let Some((from, wait, bytes_max)) = self.ahead.begin() {
+        if self.is_wanted()
+            && let Some((from, wait, bytes_max)) = self.ahead.begin()
+        {
             out.requests.push_back(fetch(self.id, Purpose::Ahead, self.id.partition, from, wait, bytes_max));
         }
+    }
+
+    /// Returns whether somebody wants messages.
+    fn is_wanted(&self) -> bool {
+        !self.asks.is_empty() || self.line.len() > 0
     }
 
     /// Tells those that wait for messages.
@@ -414,7 +454,7 @@ impl<T: Asker> Keeper<T> {
         }
         match (purpose, result) {
             (Purpose::Recall, result) => self.handle_recalled(now, result, out),
-            (Purpose::Ahead, Ok(_)) if self.workers.is_empty() => self.ahead = Ahead::new(self.ledger.next()),
+            (Purpose::Ahead, Ok(_)) if !self.is_wanted() => self.ahead = Ahead::new(self.ledger.next()),
             (Purpose::Ahead, Ok(fetched)) => self.ahead.handle(fetched, self.ledger.next()),
             (Purpose::Again, Ok(fetched)) => {
                 if let Again::Asked(from) = self.again {
@@ -470,6 +510,11 @@ impl<T: Asker> Keeper<T> {
         *from = fetched.next;
         if fetched.at_end {
             self.stage = Stage::Ready;
+            if let Some(former) = self.former.take() {
+                self.ledger.adopt(&former);
+            }
+            // Those that ended before were counted then, or nobody was there to count them.
+            self.ledger.expire(now.mono);
             self.ahead = Ahead::new(self.ledger.next());
             // The store does not remember what an earlier run has released.
             self.notes.handle_recall_end(self.ledger.floor(), out);
@@ -478,7 +523,9 @@ impl<T: Asker> Keeper<T> {
 
     /// Fails the requests that wait for a ledger that cannot be read. Those that come later try again.
     fn fail_parked(&mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
-        for request in self.parked.drain(..) {
+        // A worker that has left must not be forgotten.
+        let is_answered = |request: &mut Request<T>| !matches!(request, Request::Leave { .. });
+        for request in self.parked.extract_if(.., is_answered) {
             let completion = match request {
                 Request::Claim { token, .. } => Completion::Claimed { token, result: Err(fault.clone()) },
                 Request::Watch { token, .. } => Completion::Watched { token, result: Err(fault.clone()) },
@@ -508,7 +555,9 @@ impl<T: Asker> Keeper<T> {
             tracing::warn!(%fault, "a note of claims was not stored; the ledger is recalled");
         }
         self.notes.fail_turn(fault, out);
-        self.ledger = Ledger::default();
+        let dropped = std::mem::take(&mut self.ledger);
+        self.former.get_or_insert_with(|| Box::new(dropped));
+        self.oldest.is_asked = false;
         self.stage = RECALL;
         self.cancel_ahead(out);
         (self.again, self.ahead) = (Again::No, Ahead::new(Offset::ZERO));
@@ -541,6 +590,9 @@ impl<T: Asker> Keeper<T> {
     /// Handles the passing of time.
     pub(super) fn handle_tick(&mut self, now: Now, out: &mut Out<'_, T>) {
         self.line.expire(now.mono);
+        if !self.is_wanted() {
+            self.stop_reading_ahead(out);
+        }
         self.ahead.retry();
         if let Stage::Recalling { is_failing, .. } = &mut self.stage {
             *is_failing = false;

@@ -23,6 +23,9 @@ pub const PIECES_MAX: usize = 65_536;
 /// worst order, each of them is a piece.
 pub const UNSETTLED_MAX: u64 = 1 << 20;
 
+/// The most messages of a lease.
+const LEASE_MESSAGES_MAX: u64 = 1_000;
+
 /// The longest delay before a released message is given out again, unless the release names one, in seconds.
 const BACKOFF_MAX_SECS: u32 = 60;
 
@@ -83,6 +86,7 @@ impl Ledger {
             ttl_secs: terms.ttl_secs,
             grace_secs: terms.grace_secs,
             pieces,
+            next: self.next,
         }
     }
 
@@ -104,10 +108,14 @@ impl Ledger {
                 if !was_made || lease.is_some_and(|lease| lease.client != *client) {
                     return (Vec::new(), Vec::new());
                 }
-                let all = lease.map_or(&[][..], |lease| &lease.offsets);
-                let (meant, lost) = self.parts(*id, if offsets.is_empty() { all } else { offsets });
-                // Of a whole lease, only the messages that are still in it are meant.
-                let lost = if offsets.is_empty() { Vec::new() } else { lost };
+                let named = match lease {
+                    _ if offsets.is_empty() => lease.map_or(Vec::new(), |lease| lease.offsets.to_vec()),
+                    Some(lease) => common(offsets, &lease.offsets),
+                    // Where its messages were is forgotten, and no lease has had more than so many.
+                    None if messages(offsets) <= LEASE_MESSAGES_MAX => offsets.clone(),
+                    None => Vec::new(),
+                };
+                let (meant, lost) = self.parts(*id, &named);
                 let records = (!meant.is_empty()).then(|| record(*id, meant));
                 (records.into_iter().collect(), lost)
             }
@@ -163,7 +171,8 @@ impl Ledger {
     /// Makes a change. Live, `now` is when it was decided; at a recovery it is later.
     pub(super) fn apply(&mut self, now: Now, record: &Record) {
         match record {
-            Record::Grant { lease, client, made, ttl_secs, grace_secs, pieces } => {
+            Record::Grant { lease, client, made, ttl_secs, grace_secs, pieces, next } => {
+                self.free_missing(*next);
                 let ttl = Millis::from_secs(*ttl_secs);
                 let ends = mono_of(now, *made + ttl).min(now.mono + ttl);
                 let lives_until = ends + Millis::from_secs(*grace_secs);
@@ -195,12 +204,15 @@ impl Ledger {
                     self.leases.insert(*lease, of);
                 }
             }
-            Record::Delay { offsets, visible } => {
+            Record::Delay { offsets, visible, delay_secs, next } => {
+                self.free_missing(*next);
                 self.next = self.next.max(offsets.end);
                 self.take(offsets.clone(), |_| true);
                 let length = u32::try_from(offsets.end.since(offsets.start)).unwrap_or(u32::MAX);
                 let (count, lease, lives_until) = (0, LeaseId(0), Millis::ZERO);
-                let phase = Phase::Later(mono_of(now, *visible));
+                // Over a restart, the wall clock may have been set back.
+                let latest = now.mono + Millis::from_secs(*delay_secs);
+                let phase = Phase::Later(mono_of(now, *visible).min(latest));
                 self.pieces.insert(offsets.start, Piece { length, count, lease, phase, lives_until });
             }
             Record::Settle { lease, at, what, offsets } => {
@@ -214,6 +226,17 @@ impl Ledger {
                 }
             }
             Record::Snapshot(snapshot) => *self = Self::restore(now, snapshot),
+        }
+    }
+
+    /// Frees the messages up to `next` that no record has given out, because a note is missing. They are given out
+    /// again.
+    fn free_missing(&mut self, next: Offset) {
+        while self.next < next {
+            let length = u32::try_from(next.since(self.next)).unwrap_or(u32::MAX);
+            let (count, lease, phase, lives_until) = (0, LeaseId(0), Phase::Free, Millis::ZERO);
+            self.pieces.insert(self.next, Piece { length, count, lease, phase, lives_until });
+            self.next += u64::from(length);
         }
     }
 
@@ -257,6 +280,20 @@ impl Ledger {
             }
         }
         taken
+    }
+
+    /// Takes over from the ledger before a recall what no record says: the operations of leases, and their ends by the
+    /// monotonic clock.
+    pub(super) fn adopt(&mut self, before: &Self) {
+        for (id, lease) in &mut self.leases {
+            lease.worker = before.leases.get(id).and_then(|before| before.worker);
+        }
+        self.pieces.adopt_times(&before.pieces);
+    }
+
+    /// Keeps free messages back until a time, because they have expired and still exist.
+    pub(super) fn postpone(&mut self, range: Range<Offset>, until: Millis) {
+        self.pieces.postpone(range, until);
     }
 
     /// Frees what is no longer leased, and what can be given out again. Returns the number of messages whose
@@ -397,6 +434,25 @@ fn mono_of(now: Now, unix: UnixMillis) -> Millis {
     } else {
         now.mono.saturating_sub(now.unix.since(unix))
     }
+}
+
+/// Returns the number of messages in ranges.
+pub(super) fn messages(ranges: &[Range<Offset>]) -> u64 {
+    ranges.iter().map(|range| range.end.saturating_since(range.start)).fold(0, u64::saturating_add)
+}
+
+/// Returns what two lists of ascending ranges have in common.
+fn common(one: &[Range<Offset>], other: &[Range<Offset>]) -> Vec<Range<Offset>> {
+    let (mut one, mut other, mut all) = (one.iter().peekable(), other.iter().peekable(), Vec::new());
+    while let (Some(a), Some(b)) = (one.peek(), other.peek()) {
+        let both = a.start.max(b.start)..a.end.min(b.end);
+        let shorter = if a.end < b.end { &mut one } else { &mut other };
+        shorter.next();
+        if !both.is_empty() {
+            all.push(both);
+        }
+    }
+    all
 }
 
 /// Returns how long a message that was given out `count` times waits after a release. The second time does not

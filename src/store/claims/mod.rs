@@ -66,6 +66,9 @@ const TICK: Millis = Millis::new(1_000);
 /// The interval at which timers are looked at while there are any: how late a lease or a delay may end.
 const TIMERS: Millis = Millis::new(100);
 
+/// The most pieces of all ledgers of a shard, some 100 bytes each. Beyond, nothing new is given out.
+const SHARD_PIECES_MAX: usize = 1 << 20;
+
 /// The most ranges of messages of a partition that are kept although they have expired.
 const PINS_MAX: usize = 256;
 
@@ -82,7 +85,11 @@ pub struct Ledgers<S, T: Asker> {
     releases: Vec<(PartitionKey, Offset)>,
     counters: ClaimCounters,
     numbers: u64,
+    /// Whether there are [`SHARD_PIECES_MAX`] pieces, as of the last tick.
+    is_crowded: bool,
     tick_due: Millis,
+    /// When the store below wants to be called.
+    inner_due: Millis,
 }
 
 impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
@@ -97,7 +104,9 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             releases: Vec::new(),
             counters: ClaimCounters::default(),
             numbers: 0,
+            is_crowded: false,
             tick_due: Millis::ZERO,
+            inner_due: Millis::ZERO,
         }
     }
 
@@ -112,14 +121,18 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         partition: PartitionKey,
         handle: impl FnOnce(&mut Keeper<T>, &mut Out<'_, T>) -> R,
     ) -> Option<R> {
-        let Self { keepers, completions, requests, counters, releases, numbers, .. } = self;
+        let Self { keepers, completions, requests, counters, releases, numbers, is_crowded, .. } = self;
+        let is_crowded = *is_crowded;
         let is_durable = S::STATE == StateKeeping::Durable;
         let keeper = keepers.get_mut(&partition)?;
         if !keeper.is_dirty {
             keeper.is_dirty = true;
             self.dirty.push(partition);
         }
-        Some(handle(keeper, &mut Out { completions, requests, counters, releases, numbers, is_durable }))
+        Some(handle(
+            keeper,
+            &mut Out { completions, requests, counters, releases, numbers, is_crowded, is_durable },
+        ))
     }
 
     /// Makes the keeper of a partition.
@@ -142,7 +155,15 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
     fn handle_claims(&mut self, now: Now, partition: PartitionKey, request: Request<T>) {
         self.learn();
         if !self.keepers.contains_key(&partition) {
-            self.add_keeper(partition, false);
+            // Nothing was given out, or the queue was deleted.
+            match request {
+                Request::Leave { .. } => return,
+                Request::Settle { token, .. } => {
+                    let result = Ok(Vec::new());
+                    return self.completions.push_back(Completion::Settled { token, result });
+                }
+                _ => self.add_keeper(partition, false),
+            }
         }
         self.with_keeper(partition, |keeper, out| keeper.handle(now, request, out));
     }
@@ -156,10 +177,14 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 let result = self.submit(now, request);
                 debug_assert!(result.is_ok(), "the ledgers take every request");
             }
-            let Self { keepers, completions, requests, counters, releases, numbers, .. } = self;
+            let Self { keepers, completions, requests, counters, releases, numbers, is_crowded, .. } = self;
+            let is_crowded = *is_crowded;
             let is_durable = S::STATE == StateKeeping::Durable;
             if let Some(keeper) = keepers.get_mut(&partition) {
-                keeper.work(now, &mut Out { completions, requests, counters, releases, numbers, is_durable });
+                keeper.work(
+                    now,
+                    &mut Out { completions, requests, counters, releases, numbers, is_crowded, is_durable },
+                );
             }
         }
         for (partition, below) in self.releases.drain(..) {
@@ -192,6 +217,9 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 Completion::Fetched { token, result }
             }
             Completion::Fetched { token: FetchBy::Ledger(id, purpose), result } => {
+                if result.as_ref().is_err_and(|fault| *fault == StoreFault::Deleted) {
+                    self.close(id.partition);
+                }
                 self.with_ledger(id, |keeper, out| keeper.handle_read(now, purpose, result, out));
                 return None;
             }
@@ -201,6 +229,16 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             Completion::Claimed { token, .. } | Completion::Watched { token, .. } => match token {},
             Completion::Settled { token, .. } => match token {},
         })
+    }
+
+    /// Ends the ledger of a deleted queue.
+    fn close(&mut self, partition: PartitionKey) {
+        let Some(keeper) = self.keepers.remove(&partition) else { return };
+        let Self { completions, requests, counters, releases, numbers, is_crowded, .. } = self;
+        let is_crowded = *is_crowded;
+        let is_durable = S::STATE == StateKeeping::Durable;
+        let mut out = Out { completions, requests, counters, releases, numbers, is_crowded, is_durable };
+        keeper.close(&StoreFault::Deleted, &mut out);
     }
 
     /// Calls a ledger, unless it is another one now.
@@ -230,7 +268,7 @@ fn shown<T: Asker>(keeper: &Keeper<T>, mut fetched: Fetched, view: View) -> Fetc
         let (base, end) = (stored.base_offset, stored.end_offset());
         let Range { start, .. } = fetched.hidden.visible(base, end);
         hidden.push(base..start);
-        keeper.ledger().view(start..end, view, &mut hidden, &mut claims);
+        keeper.shown().view(start..end, view, &mut hidden, &mut claims);
     }
     fetched.batches.retain(|stored| !hidden.visible(stored.base_offset, stored.end_offset()).is_empty());
     Fetched { hidden, claims, ..fetched }
@@ -317,14 +355,13 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         let is_due = self.tick_due <= now.mono;
         if is_due {
             self.tick_due = now.mono + TICK;
+            let pieces: usize = self.keepers.values().map(|keeper| keeper.ledger().pieces().len()).sum();
+            self.is_crowded = pieces >= SHARD_PIECES_MAX;
         }
         let is_timed = |keeper: &Keeper<T>| keeper.next_timer().is_some_and(|at| at <= now.mono);
         let keepers = self.keepers.iter().filter(|(_, keeper)| is_due || is_timed(keeper));
         let partitions: Vec<PartitionKey> = keepers.map(|(partition, _)| *partition).collect();
         for partition in partitions {
-            if is_due {
-                self.pin(now, partition);
-            }
             self.with_keeper(partition, |keeper, out| {
                 if is_due {
                     keeper.handle_tick(now, out);
@@ -335,13 +372,18 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
             self.with_keeper(partition, |keeper, out| keeper.renew_snapshot(now, out));
         }
         self.work(now);
+        if self.inner_due <= now.mono {
+            // What has expired goes now, so what is leased is kept just before.
+            self.pin(now);
+            self.inner_due = self.inner.handle_tick(now).unwrap_or(now.mono + TICK);
+        }
         let timer = self.keepers.values().filter_map(Keeper::next_timer).min();
         let due = match timer {
             // Timers that begin before the next tick may end before this one.
             Some(timer) => Some(timer.min(now.mono + TIMERS)),
             None => (!self.keepers.is_empty()).then_some(self.tick_due),
         };
-        [self.inner.handle_tick(now), due].into_iter().flatten().min()
+        Some(due.map_or(self.inner_due, |due| due.min(self.inner_due)))
     }
 
     fn needs_ticks(&self) -> bool {
@@ -355,13 +397,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     fn forget(&mut self, queue: QueueId, incarnation: u64) {
         self.inner.forget(queue, incarnation);
         let gone: Vec<PartitionKey> = self.keepers.keys().filter(|key| key.queue == queue).copied().collect();
-        for partition in gone {
-            let Some(keeper) = self.keepers.remove(&partition) else { continue };
-            let Self { completions, requests, counters, releases, numbers, .. } = self;
-            let is_durable = S::STATE == StateKeeping::Durable;
-            let mut out = Out { completions, requests, counters, releases, numbers, is_durable };
-            keeper.close(&StoreFault::Deleted, &mut out);
-        }
+        gone.into_iter().for_each(|partition| self.close(partition));
     }
 
     fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
@@ -415,14 +451,13 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
 
 impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
     /// Makes the store keep messages that live longer than their TTL.
-    fn pin(&mut self, now: Now, partition: PartitionKey) {
-        let Some(keeper) = self.keepers.get_mut(&partition).filter(|keeper| keeper.is_ready()) else {
-            return;
-        };
-        let pinned = keeper.ledger().pinned(now.mono, PINS_MAX);
-        let had_pins = std::mem::replace(&mut keeper.has_pins, !pinned.is_empty());
-        if had_pins || !pinned.is_empty() {
-            self.inner.pin(partition, pinned);
+    fn pin(&mut self, now: Now) {
+        for (partition, keeper) in self.keepers.iter_mut().filter(|(_, keeper)| keeper.is_ready()) {
+            let pinned = keeper.ledger().pinned(now.mono, PINS_MAX);
+            let had_pins = std::mem::replace(&mut keeper.has_pins, !pinned.is_empty());
+            if had_pins || !pinned.is_empty() {
+                self.inner.pin(*partition, pinned);
+            }
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Out<'a, T: Asker> {
     pub releases: &'a mut Vec<(PartitionKey, Offset)>,
     /// The last number of a ledger.
     pub numbers: &'a mut u64,
+    /// Whether the ledgers of the shard hold so much that nothing new is given out.
+    pub is_crowded: bool,
     /// Whether the state is kept by notes.
     pub is_durable: bool,
 }

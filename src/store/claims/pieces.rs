@@ -44,7 +44,7 @@ pub(super) struct Piece {
 impl Piece {
     /// Returns the offset behind the last message of the piece at `first`.
     fn end(&self, first: Offset) -> Offset {
-        first + u64::from(self.length)
+        first.saturating_add(u64::from(self.length))
     }
 }
 
@@ -115,13 +115,13 @@ impl Pieces {
 
     /// Returns the pieces that overlap a range, in order, each with the part that does.
     pub(super) fn overlapping(&self, range: Range<Offset>) -> impl Iterator<Item = (Range<Offset>, &Piece)> {
-        let first = self.of.range(..=range.start).next_back();
+        let is_any = range.start < range.end;
+        let first = self.of.range(..=range.start).next_back().filter(|_| is_any);
         let covers = first.is_some_and(|(first, piece)| piece.end(*first) >= range.end);
         // Most ranges lie within one piece.
-        let others = (!covers).then(|| {
-            self.of.range((Bound::Excluded(range.start), Bound::Excluded(range.end.max(range.start + 1))))
-        });
-        first.into_iter().chain(others.into_iter().flatten()).filter_map(move |(first, piece)| {
+        let rest = (is_any && !covers && range.end > range.start.saturating_add(1))
+            .then(|| self.of.range((Bound::Excluded(range.start), Bound::Excluded(range.end))));
+        first.into_iter().chain(rest.into_iter().flatten()).filter_map(move |(first, piece)| {
             let part = range.start.max(*first)..range.end.min(piece.end(*first));
             (part.start < part.end).then_some((part, piece))
         })
@@ -228,6 +228,26 @@ impl Pieces {
             }
         }
         leased
+    }
+
+    /// Keeps free messages of a range back until a time.
+    pub(super) fn postpone(&mut self, range: Range<Offset>, until: Millis) {
+        for (first, piece) in self.take(range, |piece| piece.phase == Phase::Free) {
+            self.insert(first, Piece { phase: Phase::Later(until), ..piece });
+        }
+    }
+
+    /// Takes over the times at which leases end, and delays, from other pieces of the same messages and leases.
+    pub(super) fn adopt_times(&mut self, of: &Self) {
+        for (range, other) in of.all() {
+            let is_same = |piece: &Piece| {
+                let is_phase = std::mem::discriminant(&piece.phase) == std::mem::discriminant(&other.phase);
+                piece.lease == other.lease && is_phase
+            };
+            for (first, piece) in self.take(range, is_same) {
+                self.insert(first, Piece { phase: other.phase, lives_until: other.lives_until, ..piece });
+            }
+        }
     }
 
     /// Returns whether the indexes match the pieces.

@@ -4,14 +4,15 @@
 //! claim of 100 messages and its acknowledgement take some 50 bytes together.
 //!
 //! ```text
-//! grant     1, lease, client (16 bytes), made (Unix ms), ttl (s), grace (s), pieces, then for each: gap, length, count
-//! delay     2, first offset, length, visible (Unix ms)
+//! grant     1, lease, client (16 bytes), made (Unix ms), ttl (s), grace (s), next, pieces, then for each: gap, length, count
+//! delay     2, next, first offset, length, visible (Unix ms), delay (s)
 //! settle    3, lease, at (Unix ms), what, [seconds], ranges, then for each: gap, length
 //! gone      4, ranges, then for each: gap, length
 //! snapshot  5, at (Unix ms), next, sequence, leases, then for each: number, client (16 bytes), grace;
 //!           pieces, then for each: gap, length, count, lease, phase, [time], lives until
 //! ```
-//! A gap is counted from the end of the range before, the first one from 0. Times in a snapshot are relative to
+//! `next` is the offset up to which messages had been given out. A reader to which an earlier note is missing sees
+//! that there were more of them, and gives these out again. A gap is counted from the end of the range before, the first one from 0. Times in a snapshot are relative to
 //! `at`, zigzag-coded. `what`: 1 ack, 2 release, 3 release with a delay in seconds, 4 return, 5 reject, 6 renew for
 //! that many seconds. Phases: 0 free, 1 held until, 2 free from.
 
@@ -30,6 +31,9 @@ const PIECE_MAX: u64 = u32::MAX as u64;
 /// No record was made at this time or later, and no message is visible only then.
 const TIME_MAX: UnixMillis = UnixMillis::new(1 << 61);
 
+/// No message has this offset or a later one.
+const OFFSETS_END: u64 = 1 << 63;
+
 /// A change of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
@@ -42,9 +46,17 @@ pub(super) enum Record {
         grace_secs: u32,
         /// The messages, ascending, and how often they were given out, this time included.
         pieces: Vec<(Range<Offset>, u32)>,
+        /// Up to where messages had been given out before.
+        next: Offset,
     },
     /// Messages that were passed over, because they can be given out only later.
-    Delay { offsets: Range<Offset>, visible: UnixMillis },
+    Delay {
+        offsets: Range<Offset>,
+        visible: UnixMillis,
+        delay_secs: u32,
+        /// Up to where messages had been given out before.
+        next: Offset,
+    },
     /// Messages of a lease are settled.
     Settle { lease: LeaseId, at: UnixMillis, what: Settle, offsets: Vec<Range<Offset>> },
     /// Messages no longer exist.
@@ -99,11 +111,12 @@ impl Record {
     /// Appends the record to a note.
     pub(super) fn encode(&self, note: &mut Vec<u8>) {
         match self {
-            Self::Grant { lease, client, made, ttl_secs, grace_secs, pieces } => {
+            Self::Grant { lease, client, made, ttl_secs, grace_secs, pieces, next } => {
                 note.push(1);
                 encode_varint(lease.0, note);
                 note.extend_from_slice(&client.as_u128().to_le_bytes());
-                for field in [made.get(), (*ttl_secs).into(), (*grace_secs).into(), pieces.len() as u64] {
+                let (ttl, grace) = (u64::from(*ttl_secs), u64::from(*grace_secs));
+                for field in [made.get(), ttl, grace, next.0, pieces.len() as u64] {
                     encode_varint(field, note);
                 }
                 let mut end = Offset::ZERO;
@@ -112,10 +125,12 @@ impl Record {
                     encode_varint((*count).into(), note);
                 }
             }
-            Self::Delay { offsets, visible } => {
+            Self::Delay { offsets, visible, delay_secs, next } => {
                 note.push(2);
+                encode_varint(next.0, note);
                 write_range(offsets, Offset::ZERO, note);
                 encode_varint(visible.get(), note);
+                encode_varint((*delay_secs).into(), note);
             }
             Self::Settle { lease, at, what, offsets } => {
                 note.push(3);
@@ -153,16 +168,18 @@ impl Record {
                 let client = client(note)?;
                 let made = time(note)?;
                 let (ttl_secs, grace_secs) = (small(note)?, small(note)?);
+                let next = offset(note)?;
                 let mut end = Offset::ZERO;
                 let pieces = read_many(note, |note| {
                     let offsets = read_range(note, &mut end)?;
                     Some((offsets, small(note)?))
                 })?;
-                Self::Grant { lease, client, made, ttl_secs, grace_secs, pieces }
+                Self::Grant { lease, client, made, ttl_secs, grace_secs, pieces, next }
             }
             2 => {
-                let offsets = read_range(note, &mut Offset::ZERO.clone())?;
-                Self::Delay { offsets, visible: time(note)? }
+                let (next, mut end) = (offset(note)?, Offset::ZERO);
+                let offsets = read_range(note, &mut end)?;
+                Self::Delay { offsets, visible: time(note)?, delay_secs: small(note)?, next }
             }
             3 => {
                 let (lease, at) = (lease(note)?, time(note)?);
@@ -215,7 +232,7 @@ impl Snapshot {
 
     fn decode(note: &mut &[u8]) -> Option<Self> {
         let at = time(note)?;
-        let (next, sequence) = (Offset(varint(note)?), varint(note)?);
+        let (next, sequence) = (offset(note)?, varint(note)?);
         let leases = read_many(note, |note| Some((lease(note)?, client(note)?, small(note)?)))?;
         let mut end = Offset::ZERO;
         let pieces = read_many(note, |note| {
@@ -248,6 +265,11 @@ fn small(note: &mut &[u8]) -> Option<u32> {
 /// Reads the number of a lease. None has the number 0.
 fn lease(note: &mut &[u8]) -> Option<LeaseId> {
     varint(note).filter(|number| *number > 0).map(LeaseId)
+}
+
+/// Reads an offset, or the end of a range.
+fn offset(note: &mut &[u8]) -> Option<Offset> {
+    varint(note).filter(|offset| *offset <= OFFSETS_END).map(Offset)
 }
 
 fn time(note: &mut &[u8]) -> Option<UnixMillis> {
@@ -284,8 +306,9 @@ fn read_range(note: &mut &[u8], end: &mut Offset) -> Option<Range<Offset>> {
     if !(1..=PIECE_MAX).contains(&length) {
         return None;
     }
-    *end = Offset(start.checked_add(length)?);
-    Some(Offset(start)..*end)
+    let range = Offset(start)..Offset(start.checked_add(length)?);
+    *end = range.end;
+    (range.end.0 <= OFFSETS_END).then_some(range)
 }
 
 fn write_ranges(ranges: &[Range<Offset>], note: &mut Vec<u8>) {

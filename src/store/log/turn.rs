@@ -211,8 +211,11 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         );
         marks.into_iter().for_each(|id| self.writer.mark(id));
         self.segments.remove_gone(&self.dir, &mut self.disk);
-        let stale = stale(self.partitions.known_states(), self.segments.kept());
-        self.states.set_stale(&self.dir, &stale);
+        // While nothing can be written, a snapshot would only fail.
+        if !self.writer.is_in_trouble() {
+            let stale = stale(self.partitions.known_states(), self.segments.kept());
+            self.states.set_stale(&self.dir, &stale);
+        }
         self.partitions.count_due(now, self.writer.active());
         self.backlog.trim();
     }

@@ -1,4 +1,5 @@
-//! The tests of claims: the ledger against a model, and ledgers around the memory store.
+//! The tests of claims: the ledger against a model, ledgers around stores, and single cases.
 
+mod cases;
 mod model;
 mod stores;

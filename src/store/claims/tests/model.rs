@@ -1,6 +1,6 @@
 //! The ledger against a model that knows the state of every single message.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use proptest::collection::vec;
@@ -94,14 +94,17 @@ struct Trial {
     next: Offset,
     messages: BTreeMap<Offset, Message>,
     clients: BTreeMap<u64, u8>,
+    /// Where the messages of each lease were.
+    leased: BTreeMap<u64, BTreeSet<Offset>>,
     records: Vec<Vec<u8>>,
 }
 
 impl Trial {
     fn new() -> Self {
         let (now, ledger) = (Now::at_ms(1 << 40, 1 << 41), Ledger::default());
-        let (next, messages, clients) = (Offset::ZERO, BTreeMap::new(), BTreeMap::new());
-        Self { now, ledger, next, messages, clients, records: Vec::new() }
+        let (next, messages, clients, leased) =
+            (Offset::ZERO, BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { now, ledger, next, messages, clients, leased, records: Vec::new() }
     }
 
     fn apply(&mut self, record: &Record) {
@@ -121,6 +124,7 @@ impl Trial {
         let phase = Phase::Held(self.now.mono + Millis::from_secs(ttl_secs));
         for (offsets, count) in pieces {
             for offset in offsets.start.following(offsets.end.since(offsets.start)) {
+                self.leased.entry(lease.0).or_default().insert(offset);
                 let before = self.messages.insert(offset, Message { lease: lease.0, count, phase });
                 assert!(before.is_none_or(|before| before.phase == Phase::Free), "{offset} is in two leases");
                 self.next = self.next.max(offset + 1);
@@ -142,14 +146,22 @@ impl Trial {
             settlement.offsets.is_empty() || settlement.offsets.iter().any(|range| range.contains(&offset))
         };
         let mut late = Vec::new();
+        let lives = match settlement.leases {
+            Leases::One(lease) => self.messages.values().any(|message| message.lease == lease.0),
+            Leases::Ended => true,
+        };
         let named: Vec<Offset> = self.messages.keys().copied().filter(|offset| is_named(*offset)).collect();
         for offset in named {
             let message = self.messages[&offset];
             if !is_meant(&message) {
                 let Leases::One(lease) = settlement.leases else { continue };
-                let lives = self.messages.values().any(|message| message.lease == lease.0);
-                let was_made = self.clients.contains_key(&lease.0) && message.lease != 0;
-                if was_made && !settlement.offsets.is_empty() && (is_its(lease.0) || !lives) {
+                // A lease without messages is forgotten. Then those that are named count.
+                let was_leased = self.leased.get(&lease.0).is_some_and(|leased| leased.contains(&offset));
+                let is_meant = match lives {
+                    true => is_its(lease.0) && was_leased,
+                    false => self.clients.contains_key(&lease.0) && !settlement.offsets.is_empty(),
+                };
+                if is_meant && message.lease != 0 {
                     late.push(offset);
                 }
                 continue;
@@ -189,14 +201,15 @@ impl Trial {
     fn run(&mut self, step: &Step) {
         match step {
             Step::New { gap, delayed, count, ttl, client } => {
-                let mut start = self.next + *gap;
+                let next = self.next;
+                let mut start = next + *gap;
                 if *delayed > 0 {
                     let (end, visible) = (start + *delayed, self.now.unix + Millis::new(2_500));
                     let phase = Phase::Later(self.now.mono + Millis::new(2_500));
                     for offset in start.following(*delayed) {
                         self.messages.insert(offset, Message { lease: 0, count: 0, phase });
                     }
-                    self.apply(&Record::Delay { offsets: start..end, visible });
+                    self.apply(&Record::Delay { offsets: start..end, visible, delay_secs: 3, next });
                     (start, self.next) = (end, end);
                 }
                 self.grant(vec![(start..start + *count, 1)], *ttl, *client);
@@ -246,7 +259,14 @@ impl Trial {
                     }
                 }
             }
-            Step::Snapshot => self.apply(&Record::Snapshot(self.ledger.snapshot(self.now))),
+            Step::Snapshot => {
+                self.apply(&Record::Snapshot(self.ledger.snapshot(self.now)));
+                // A snapshot knows only what is left of leases.
+                self.leased.clear();
+                for (offset, message) in &self.messages {
+                    self.leased.entry(message.lease).or_default().insert(*offset);
+                }
+            }
         }
     }
 

@@ -20,6 +20,7 @@ use crate::store::memory::{Memory, WhenFull};
 use crate::store::{Completion, Request, Store, Stream};
 
 const QUEUE: QueueId = QueueId(1);
+pub(super) const KEY: PartitionKey = PartitionKey { queue: QUEUE, partition: Partition(0) };
 const CLIENTS: u128 = 3;
 const TTL: u32 = 10;
 
@@ -184,10 +185,6 @@ impl<G: Ground> Site<G> {
         site
     }
 
-    fn key() -> PartitionKey {
-        PartitionKey { queue: QUEUE, partition: Partition(0) }
-    }
-
     fn submit(&mut self, asked: Asked, make: impl FnOnce(u64) -> Request<u64>) {
         self.next_token += 1;
         self.asked.insert(self.next_token, asked);
@@ -228,7 +225,7 @@ impl<G: Ground> Site<G> {
             self.messages.insert(*number, Message { visible, ..Message::default() });
         }
         let (stream, batch) = (Stream(u128::from(self.next_token)), builder.close());
-        let partition = Self::key();
+        let partition = KEY;
         self.submit(Asked::Append(numbers), |token| Request::Append { token, stream, partition, batch });
     }
 
@@ -241,7 +238,7 @@ impl<G: Ground> Site<G> {
     fn claim(&mut self, worker: Worker, client: ClientId) {
         let terms = Terms { client, ttl_secs: TTL, grace_secs: 5 };
         let (messages_max, bytes_max) = (1 + self.random.below(20) as u32, 2_000);
-        let partition = Self::key();
+        let partition = KEY;
         self.submit(Asked::Claim(worker, client), |token| Request::Claim {
             token,
             worker,
@@ -254,7 +251,7 @@ impl<G: Ground> Site<G> {
 
     fn watch(&mut self, worker: Worker) {
         if !self.asked.values().any(|asked| matches!(asked, Asked::Watch(of) if *of == worker)) {
-            let partition = Self::key();
+            let partition = KEY;
             self.submit(Asked::Watch(worker), |token| Request::Watch { token, worker, partition, wanted: 5 });
         }
     }
@@ -299,13 +296,13 @@ impl<G: Ground> Site<G> {
         let client = lease.client;
         let settlements = vec![Settlement { client, leases: Leases::One(id), offsets, what }];
         let messages = chosen.iter().map(|(_, number)| *number).collect();
-        let (partition, at) = (Self::key(), self.now.mono);
+        let (partition, at) = (KEY, self.now.mono);
         let asked = Asked::Settle { lease: id, what, messages, at };
         self.submit(asked, |token| Request::Settle { token, partition, settlements });
     }
 
     fn leave(&mut self, worker: Worker, leaving: Leaving) {
-        let leave = Request::Leave { worker, partition: Self::key(), leaving };
+        let leave = Request::Leave { worker, partition: KEY, leaving };
         assert!(self.store.submit(self.now, leave).is_ok());
         if let Leaving::Settle(_) = leaving {
             self.leases
@@ -510,7 +507,7 @@ impl<G: Ground> Site<G> {
     fn read(&mut self) {
         let fetch = Request::Fetch {
             token: u64::MAX,
-            partition: Self::key(),
+            partition: KEY,
             from: Offset::ZERO,
             bytes_max: 100_000,
             exclude: None,

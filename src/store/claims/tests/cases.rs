@@ -1,0 +1,160 @@
+//! Single cases that chance finds seldom.
+
+use super::stores::KEY;
+use crate::base::batch::BatchBuilder;
+use crate::base::claim::{LeaseId, Leases, Leaving, Settle, Settlement, Terms, Worker};
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::millis::{Millis, UnixMillis};
+use crate::base::names::ClientId;
+use crate::base::units::Offset;
+use crate::store::claims::ledger::Ledger;
+use crate::store::claims::pieces::Phase;
+use crate::store::claims::record::Record;
+use crate::store::claims::{Inner, Ledgers};
+use crate::store::memory::{Memory, WhenFull};
+use crate::store::{Completion, Request, Store, Stream};
+
+const CLIENT: u128 = 3;
+
+fn now() -> Now {
+    Now::at_ms(1_000_000, 1_700_000_000_000)
+}
+
+fn terms() -> Terms {
+    Terms { client: ClientId::from(CLIENT), ttl_secs: 100, grace_secs: 10 }
+}
+
+fn settlement(lease: u64, offsets: std::ops::Range<u64>, what: Settle) -> Settlement {
+    let offsets = vec![Offset(offsets.start)..Offset(offsets.end)];
+    Settlement { client: ClientId::from(CLIENT), leases: Leases::One(LeaseId(lease)), offsets, what }
+}
+
+/// Leases these messages. Returns the record.
+fn lease(ledger: &mut Ledger, first: u64, end: u64) -> Record {
+    let record = ledger.grant(now(), &terms(), vec![(Offset(first)..Offset(end), 1)]);
+    ledger.apply(now(), &record);
+    record
+}
+
+#[test]
+fn the_messages_of_a_missing_note_are_given_out_again() {
+    let mut ledger = Ledger::default();
+    let missing = lease(&mut ledger, 0, 10);
+    let second = lease(&mut ledger, 12, 20);
+    for (records, free) in [(vec![&second], 10), (vec![&missing, &second], 0)] {
+        let mut replayed = Ledger::default();
+        records.into_iter().for_each(|record| replayed.apply(now(), record));
+        assert_eq!(replayed.pieces().free_messages(), free);
+        assert_eq!((replayed.floor(), replayed.next()), (Offset(0), Offset(20)));
+    }
+}
+
+#[test]
+fn settlements_at_the_end_of_all_offsets_settle_nothing_else() {
+    let mut ledger = Ledger::default();
+    lease(&mut ledger, 0, 10);
+    for range in [u64::MAX..u64::MAX, 10..u64::MAX, 5..5, u64::MAX - 1..u64::MAX] {
+        assert_eq!(ledger.settle(now(), &settlement(1, range, Settle::Ack)), (Vec::new(), Vec::new()));
+    }
+    let (records, lost) = ledger.settle(now(), &settlement(1, 0..u64::MAX, Settle::Ack));
+    records.iter().for_each(|record| ledger.apply(now(), record));
+    assert_eq!((ledger.floor(), lost), (Offset(10), Vec::new()));
+}
+
+#[test]
+fn a_wide_settlement_names_no_messages_of_other_leases() {
+    let mut ledger = Ledger::default();
+    lease(&mut ledger, 0, 10);
+    lease(&mut ledger, 10, 20);
+    let (records, lost) = ledger.settle(now(), &settlement(1, 0..1_000_000, Settle::Ack));
+    assert!(matches!(&records[..], [Record::Settle { offsets, .. }] if *offsets == [Offset(0)..Offset(10)]));
+    assert_eq!(lost, []);
+}
+
+#[test]
+fn a_recall_keeps_the_operations_and_the_ends_of_leases() {
+    let mut before = Ledger::default();
+    let record = lease(&mut before, 0, 10);
+    before.assign(LeaseId(1), Worker(7));
+    // The wall clock jumps ahead before the ledger is recalled.
+    let later = now().later(Millis::new(5_000));
+    let jumped = Now { unix: later.unix + Millis::from_secs(1_000), ..later };
+    let mut recalled = Ledger::default();
+    recalled.apply(jumped, &record);
+    recalled.adopt(&before);
+    recalled.expire(jumped.mono);
+    assert_eq!(recalled.pieces().held(), 10);
+    assert!(
+        recalled
+            .pieces()
+            .all()
+            .all(|(_, piece)| piece.phase == Phase::Held(now().mono + Millis::from_secs(100)))
+    );
+    assert_eq!(recalled.settle_all_of(jumped, Worker(7), Settle::Return).len(), 1);
+}
+
+/// A memory store with claims, and what it answers.
+struct Shop(Ledgers<Memory<Inner<u64>>, u64>);
+
+impl Shop {
+    fn new() -> Self {
+        Self(Ledgers::new(Memory::new(1 << 20, WhenFull::Refuse, 7)))
+    }
+
+    fn ask(&mut self, now: Now, request: Request<u64>) -> Vec<Completion<u64>> {
+        assert!(self.0.submit(now, request).is_ok());
+        std::iter::from_fn(|| self.0.poll_completion(now)).collect()
+    }
+
+    fn append(&mut self, now: Now) {
+        let mut builder = BatchBuilder::new(ClientId::from(9), 10_000, 0);
+        builder.push(b"work");
+        let batch = builder.close();
+        let append = Request::Append { token: 1, stream: Stream(1), partition: KEY, batch };
+        assert!(matches!(self.ask(now, append)[..], [Completion::Appended { result: Ok(_), .. }]));
+    }
+
+    /// Claims. Returns the number of messages, or why not.
+    fn claim(&mut self, now: Now) -> Result<u64, StoreFault> {
+        let (worker, terms, messages_max, bytes_max) = (Worker(1), terms(), 100, 1 << 20);
+        let claim = Request::Claim { token: 2, worker, partition: KEY, terms, messages_max, bytes_max };
+        match self.ask(now, claim).pop() {
+            Some(Completion::Claimed { result, .. }) => result.map(|grant| {
+                let runs = grant.into_iter().flat_map(|grant| grant.runs);
+                runs.map(|run| run.offsets.end.since(run.offsets.start)).sum()
+            }),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn messages_are_claimed_although_the_clock_was_set_back() {
+    let mut shop = Shop::new();
+    shop.append(now());
+    let later = now().later(Millis::new(1_000));
+    let set_back = Now { unix: UnixMillis::new(now().unix.get() - 1_200_000), ..later };
+    // Its timestamp is not before that of the first.
+    shop.append(set_back);
+    let mut claimed = 0;
+    for _ in 0..3 {
+        claimed += shop.claim(set_back).unwrap();
+    }
+    assert_eq!(claimed, 2);
+}
+
+#[test]
+fn workers_that_leave_a_deleted_queue_leave_no_ledger() {
+    let mut shop = Shop::new();
+    shop.append(now());
+    assert_eq!(shop.claim(now()), Ok(1));
+    shop.0.forget(KEY.queue, 7);
+    let leave = Request::Leave { worker: Worker(1), partition: KEY, leaving: Leaving::Keep };
+    assert!(shop.ask(now(), leave).is_empty());
+    let settlements = vec![settlement(1, 0..1, Settle::Ack)];
+    let settle = Request::Settle { token: 3, partition: KEY, settlements };
+    assert!(matches!(shop.ask(now(), settle)[..], [Completion::Settled { result: Ok(_), .. }]));
+    assert_eq!(shop.0.claims().held, 0);
+    assert!(shop.0.keepers.is_empty());
+}
