@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use millstream::base::batch::{BatchBuilder, StoredBatch};
 use millstream::base::claim::{Grant, Granted, LeaseId, Leases, Leaving, Lost, Settle, Settlement};
+use millstream::base::error::{NO_CLAIMS, StoreFault};
 use millstream::base::millis::{Millis, UnixMillis};
 use millstream::base::names::ClientId;
 use millstream::base::units::{Offset, Partition, Sequence};
@@ -112,9 +113,13 @@ impl Worker {
         let bytes =
             SetupRequest { claim: Some(setup), ..SetupRequest::default() }.encode_length_delimited_to_vec();
         let (_, mut reads) = worker.harness.receive(&bytes, false);
-        if let Some(Command::Open { operation, .. }) = worker.harness.asked.pop_front() {
+        if let Some(Command::Open { operation, needs_claims, .. }) = worker.harness.asked.pop_front() {
             worker.operation = operation;
-            let result = Ok(Rig::queue(messages.len() as u16));
+            // As the shard answers.
+            let result = match has_claims || !needs_claims {
+                true => Ok(Rig::queue(messages.len() as u16)),
+                false => Err(StoreFault::Unsupported(NO_CLAIMS).into()),
+            };
             let opened = Answer::Opened { result, local_partition: Partition(0), has_claims };
             reads.extend(worker.harness.call(|session, cx| session.answer(operation, opened, cx)).1);
         }
