@@ -115,8 +115,7 @@ impl Plan {
             deletes: is_log && !is_limited && seed % 3 == 2,
             works: false,
         };
-        // Nothing that is stored is lost or expires, and claims last as long as they say.
-        let works = plan.keeps_all() && !plan.jumps && !is_limited && !plan.deletes;
+        let works = plan.keeps_all() && !is_limited && !plan.deletes;
         Self { works, ..plan }
     }
 

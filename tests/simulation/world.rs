@@ -94,7 +94,9 @@ impl World {
         let mut world = Self {
             model: Model::new(PAYLOAD_BYTES_MAX, plan.knows_the_time()),
             doomed: plan.deletes.then(doomed),
-            crew: plan.works.then(|| Crew::new(seed ^ 0x00c4_e700, machine.clock.clone(), plan.is_secure)),
+            crew: plan
+                .works
+                .then(|| Crew::new(seed ^ 0x00c4_e700, machine.clock.clone(), plan.is_secure, !plan.jumps)),
             server: None,
             clients: Vec::new(),
             pipe_bytes: random.between(300, 60_000),
