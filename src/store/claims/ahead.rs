@@ -122,6 +122,11 @@ impl Ahead {
         self.is_failing = false;
     }
 
+    /// Forgets that nothing more was stored, unless a fetch waits for that to change.
+    pub(super) fn forget_end(&mut self) {
+        self.is_at_end &= self.fetching != Fetching::No;
+    }
+
     /// Returns whether a fetch waits for messages.
     pub(super) fn is_waiting(&self) -> bool {
         self.fetching == Fetching::Waiting

@@ -308,6 +308,7 @@ impl<T: Asker> Keeper<T> {
         }
         self.tell(now, out);
         self.read_ahead(out);
+        self.ahead.forget_end();
         if self.notes.wants_snapshot() {
             self.notes.add_snapshot(self.ledger.snapshot(now));
         }

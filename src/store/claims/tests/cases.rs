@@ -158,3 +158,13 @@ fn workers_that_leave_a_deleted_queue_leave_no_ledger() {
     assert_eq!(shop.0.claims().held, 0);
     assert!(shop.0.keepers.is_empty());
 }
+
+#[test]
+fn a_claim_finds_what_was_stored_since_the_last_one_found_nothing() {
+    let mut shop = Shop::new();
+    for _ in 0..3 {
+        assert_eq!(shop.claim(now()), Ok(0));
+        shop.append(now());
+        assert_eq!(shop.claim(now()), Ok(1));
+    }
+}
