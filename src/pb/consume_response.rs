@@ -108,14 +108,14 @@ impl MessageTemplate {
     }
 
     /// Returns the number of bytes that [`Self::encode`] appends for a message.
-    #[inline]
+    #[inline(always)]
     pub fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
         let body = self.body_length(offset, record);
         1 + varint_length(body as u64) + body
     }
 
-    /// Appends one entry of `messages`.
-    #[inline]
+    /// Appends one entry of `messages`. Always inlined: each call for a message of its own costs 20 instructions more.
+    #[inline(always)]
     pub fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
         let Record { key, payload } = record;
         let mut head = [0u8; HEAD_BYTES_MAX];
