@@ -333,6 +333,9 @@ fn segments_have_version_1_until_a_feature_is_needed_and_after_it_is_not() {
     fill_segment(&mut world, KEY);
     assert_eq!(features(&world), [0].into());
     // A delay, in the middle of a segment.
+    world.append_sized(KEY, TTL, &[10]);
+    world.settle();
+    assert!(world.logs[0].writer.active().is_some_and(|active| !active.spans.is_empty()));
     let partition = KEY;
     let late = crate::store::conformance::batch(1, 100, &[b"late"]).delayed(5);
     let append = Request::Append { token: 1 << 40, stream: Stream(1), partition, batch: late };
