@@ -342,11 +342,11 @@ fn segments_have_version_1_until_a_feature_is_needed_and_after_it_is_not() {
     world.appends.insert(1 << 40, (KEY, Vec::new()));
     assert!(world.logs[0].submit(world.now, append).is_ok());
     world.settle();
-    assert_eq!(features(&world), [0, 2].into());
+    let active = |world: &World| world.logs[0].writer.active().unwrap().header.features.0;
+    assert_eq!((features(&world), active(&world)), ([0, 2].into(), 2), "the segment with the delay says so");
     for _ in 0..4 {
         fill_segment(&mut world, KEY);
     }
-    let active = |world: &World| world.logs[0].writer.active().unwrap().header.features.0;
     assert_eq!(active(&world), 0, "a segment after one without delays has none");
     // State stays as long as its queue.
     let before = world.segments();
