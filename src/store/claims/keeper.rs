@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use super::ahead::{Ahead, Choice, Room};
 use super::inner::{FetchBy, Inner, LedgerId, Purpose, state_of};
-use super::ledger::{Ledger, PIECES_MAX};
+use super::ledger::{Ledger, PIECES_MAX, messages};
 use super::line::{Line, Watcher};
 use super::notes::{Answer, Notes};
 use super::out::Out;
@@ -98,7 +98,7 @@ pub(super) struct Keeper<T: Asker> {
     again: Again,
     notes: Notes<T>,
     oldest: Oldest,
-    /// The last pins, so that the store hears only of changes.
+    /// Whether the store was told to keep messages of the partition.
     pub(super) has_pins: bool,
     /// Whether it is in the list of keepers with something to do.
     pub(super) is_dirty: bool,
@@ -153,7 +153,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Handles a request about claims, or parks it until the ledger is known. Also parks fetches.
-    pub(super) fn handle(&mut self, now: Now, request: Request<T>, out: &mut Out<'_, T>) {
+    pub(super) fn handle(&mut self, now: Now, request: Request<T>, out: &mut Out<T>) {
         if !self.is_ready() {
             return self.parked.push(request);
         }
@@ -189,7 +189,7 @@ impl<T: Asker> Keeper<T> {
         if self.is_ready() { std::mem::take(&mut self.parked) } else { Vec::new() }
     }
 
-    fn settle(&mut self, now: Now, token: T::Settle, settlements: &[Settlement], out: &mut Out<'_, T>) {
+    fn settle(&mut self, now: Now, token: T::Settle, settlements: &[Settlement], out: &mut Out<T>) {
         out.counters.expired += self.ledger.expire(now.mono);
         let (mut all_lost, mut told) = (Vec::new(), 0);
         for (settlement, settling) in settlements.iter().enumerate() {
@@ -201,17 +201,17 @@ impl<T: Asker> Keeper<T> {
             offsets.truncate(LOST_MAX - told);
             told += offsets.len();
             for record in records {
-                self.apply(now, record, out.counters);
+                self.apply(now, record, &mut out.counters);
             }
             if !offsets.is_empty() {
-                out.counters.lost += offsets.iter().map(|range| range.end.since(range.start)).sum::<u64>();
+                out.counters.lost += messages(&offsets);
                 all_lost.push(Lost { settlement, offsets });
             }
         }
         self.notes.answer(Answer::Settled { token, lost: all_lost });
     }
 
-    fn leave(&mut self, now: Now, worker: Worker, leaving: Leaving, out: &mut Out<'_, T>) {
+    fn leave(&mut self, now: Now, worker: Worker, leaving: Leaving, out: &mut Out<T>) {
         if let Some(watcher) = self.line.remove(worker) {
             out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
         }
@@ -230,10 +230,10 @@ impl<T: Asker> Keeper<T> {
             // Nobody has seen these messages.
             records.extend(self.ledger.settle_lease(now, lease, Settle::Return));
         }
-        records.drain(..).for_each(|record| self.apply(now, record, out.counters));
+        records.drain(..).for_each(|record| self.apply(now, record, &mut out.counters));
         if let Leaving::Settle(what) = leaving {
             records = self.ledger.settle_all_of(now, worker, what);
-            records.drain(..).for_each(|record| self.apply(now, record, out.counters));
+            records.drain(..).for_each(|record| self.apply(now, record, &mut out.counters));
         }
         self.ledger.dismiss(worker);
         if !self.is_wanted() {
@@ -242,14 +242,14 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Releases what was read ahead, because nobody claims any more.
-    fn stop_reading_ahead(&mut self, out: &mut Out<'_, T>) {
+    fn stop_reading_ahead(&mut self, out: &mut Out<T>) {
         if !self.cancel_ahead(out) && !self.ahead.is_reading() {
             self.ahead = Ahead::new(self.ledger.next());
         }
     }
 
     /// Cancels a fetch that reads ahead and waits for messages. Returns false if there is none.
-    fn cancel_ahead(&self, out: &mut Out<'_, T>) -> bool {
+    fn cancel_ahead(&self, out: &mut Out<T>) -> bool {
         let is_waiting = self.ahead.is_waiting();
         if is_waiting {
             let (token, partition) = (FetchBy::Ledger(self.id, Purpose::Ahead), self.id.partition);
@@ -271,7 +271,7 @@ impl<T: Asker> Keeper<T> {
                     Settle::Reject => &mut counters.rejected,
                     Settle::Renew(_) => &mut counters.renewed,
                 };
-                *counter += messages(offsets.iter());
+                *counter += messages(offsets);
             }
             Record::Delay { .. } | Record::Gone { .. } | Record::Snapshot(_) => {}
         }
@@ -281,7 +281,7 @@ impl<T: Asker> Keeper<T> {
 
     /// Does everything that can be done now: recalls, answers claims, tells those that wait, and sends the note of
     /// this turn.
-    pub(super) fn work(&mut self, now: Now, out: &mut Out<'_, T>) {
+    pub(super) fn work(&mut self, now: Now, out: &mut Out<T>) {
         if !self.is_ready() {
             return self.recall(out);
         }
@@ -297,7 +297,7 @@ impl<T: Asker> Keeper<T> {
             }
             let record = self.ledger.grant(now, &terms, choice.pieces());
             let Record::Grant { lease, .. } = record else { continue };
-            self.apply(now, record, out.counters);
+            self.apply(now, record, &mut out.counters);
             self.ledger.assign(lease, worker);
             let ends = now.mono + Millis::from_secs(terms.ttl_secs);
             let grant = Grant { lease, ends, runs: choice.runs };
@@ -316,7 +316,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Reads more notes. Those that are under way belong to the ledger that was dropped, so they end first.
-    fn recall(&mut self, out: &mut Out<'_, T>) {
+    fn recall(&mut self, out: &mut Out<T>) {
         let Stage::Recalling { from, is_asked: is_asked @ false, is_failing: false } = &mut self.stage else {
             return;
         };
@@ -324,8 +324,8 @@ impl<T: Asker> Keeper<T> {
             *is_asked = true;
             if *from == Offset::ZERO {
                 // What was asked for the ledger before is ignored.
-                *out.numbers += 1;
-                self.id.number = *out.numbers;
+                out.numbers += 1;
+                self.id.number = out.numbers;
                 self.notes.renumber(self.id);
             }
             let partition = state_of(self.id.partition);
@@ -353,16 +353,15 @@ impl<T: Asker> Keeper<T> {
 
     /// Chooses messages for a claim: first those that were given out before. Returns `None` while they are being
     /// read.
-    fn choose(&mut self, now: Now, room: Room, out: &mut Out<'_, T>) -> Option<Choice> {
+    fn choose(&mut self, now: Now, room: Room, out: &mut Out<T>) -> Option<Choice> {
         while let Some(first) = self.ledger.pieces().first_free() {
-            let (from, fetched) = match &self.again {
-                Again::Read(from, fetched) if *from <= first => (*from, fetched),
+            let fetched = match &self.again {
+                Again::Read(from, fetched) if *from <= first => fetched,
                 _ => {
                     self.read_again(first, out);
                     return None;
                 }
             };
-            debug_assert!(from <= first, "messages before {from} were not read");
             let mut choice = Choice::default();
             let (mut gone, expired) = choice.take_again(now, &self.ledger, fetched, room);
             let is_useless = gone.is_empty() && expired.is_empty() && choice.is_empty();
@@ -377,7 +376,7 @@ impl<T: Asker> Keeper<T> {
                 self.ledger.postpone(offsets, now.mono + EXPIRED_AGAIN);
             }
             if !gone.is_empty() {
-                self.apply(now, Record::Gone { offsets: gone }, out.counters);
+                self.apply(now, Record::Gone { offsets: gone }, &mut out.counters);
             }
             if !choice.is_empty() {
                 return Some(choice);
@@ -397,7 +396,7 @@ impl<T: Asker> Keeper<T> {
         }
         let delays_max = PIECES_MAX.saturating_sub(self.ledger.pieces().len());
         for delay in self.ahead.choose(now, self.ledger.next(), room, delays_max, &mut choice) {
-            self.apply(now, delay, out.counters);
+            self.apply(now, delay, &mut out.counters);
         }
         if !choice.is_empty() || self.ahead.is_exhausted() {
             return Some(choice);
@@ -406,7 +405,7 @@ impl<T: Asker> Keeper<T> {
         if self.ahead.is_reading() { None } else { Some(choice) }
     }
 
-    fn read_again(&mut self, first: Offset, out: &mut Out<'_, T>) {
+    fn read_again(&mut self, first: Offset, out: &mut Out<T>) {
         if !matches!(self.again, Again::Asked(_)) {
             self.again = Again::Asked(first);
             let bytes_max = self.asks.front().map_or(1, |ask| ask.room.bytes);
@@ -421,7 +420,7 @@ impl<T: Asker> Keeper<T> {
         }
     }
 
-    fn read_ahead(&mut self, out: &mut Out<'_, T>) {
+    fn read_ahead(&mut self, out: &mut Out<T>) {
         if self.is_wanted()
             && let Some((from, wait, bytes_max)) = self.ahead.begin()
         {
@@ -435,7 +434,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Tells those that wait for messages.
-    fn tell(&mut self, now: Now, out: &mut Out<'_, T>) {
+    fn tell(&mut self, now: Now, out: &mut Out<T>) {
         while let Some(watcher) = self.line.tell(now.mono, self.available()) {
             out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
         }
@@ -447,7 +446,7 @@ impl<T: Asker> Keeper<T> {
         now: Now,
         purpose: Purpose,
         result: Result<Fetched, StoreFault>,
-        out: &mut Out<'_, T>,
+        out: &mut Out<T>,
     ) {
         if !self.is_ready() && purpose != Purpose::Recall {
             // It was asked for the ledger that was dropped.
@@ -481,7 +480,7 @@ impl<T: Asker> Keeper<T> {
         }
     }
 
-    fn handle_recalled(&mut self, now: Now, result: Result<Fetched, StoreFault>, out: &mut Out<'_, T>) {
+    fn handle_recalled(&mut self, now: Now, result: Result<Fetched, StoreFault>, out: &mut Out<T>) {
         let Stage::Recalling { from, is_asked, is_failing } = &mut self.stage else { return };
         *is_asked = false;
         let fetched = match result {
@@ -523,7 +522,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Fails the requests that wait for a ledger that cannot be read. Those that come later try again.
-    fn fail_parked(&mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
+    fn fail_parked(&mut self, fault: &StoreFault, out: &mut Out<T>) {
         // A worker that has left must not be forgotten.
         let is_answered = |request: &mut Request<T>| !matches!(request, Request::Leave { .. });
         for request in self.parked.extract_if(.., is_answered) {
@@ -543,7 +542,7 @@ impl<T: Asker> Keeper<T> {
         &mut self,
         sequence: u64,
         result: Result<Option<Range<Offset>>, StoreFault>,
-        out: &mut Out<'_, T>,
+        out: &mut Out<T>,
     ) {
         if let Err(fault) = self.notes.handle_noted(sequence, result, out) {
             self.drop_ledger(&fault, out);
@@ -551,7 +550,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Drops the ledger after a note has failed: it has what is not durable.
-    fn drop_ledger(&mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
+    fn drop_ledger(&mut self, fault: &StoreFault, out: &mut Out<T>) {
         if self.is_ready() {
             tracing::warn!(%fault, "a note of claims was not stored; the ledger is recalled");
         }
@@ -571,7 +570,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Completes everything with a fault, because the queue was deleted.
-    pub(super) fn close(mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
+    pub(super) fn close(mut self, fault: &StoreFault, out: &mut Out<T>) {
         self.fail_parked(fault, out);
         for ask in self.asks.drain(..) {
             out.completions.push_back(Completion::Claimed { token: ask.token, result: Err(fault.clone()) });
@@ -589,7 +588,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Handles the passing of time.
-    pub(super) fn handle_tick(&mut self, now: Now, out: &mut Out<'_, T>) {
+    pub(super) fn handle_tick(&mut self, now: Now, out: &mut Out<T>) {
         self.line.expire(now.mono);
         if !self.is_wanted() {
             self.stop_reading_ahead(out);
@@ -610,17 +609,12 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Notes the whole ledger, so that older notes can be released.
-    pub(super) fn renew_snapshot(&mut self, now: Now, out: &mut Out<'_, T>) {
+    pub(super) fn renew_snapshot(&mut self, now: Now, out: &mut Out<T>) {
         if self.is_ready() {
             self.notes.add_snapshot(self.ledger.snapshot(now));
             self.notes.send(self.ledger.floor(), out);
         }
     }
-}
-
-/// Returns the number of messages in ranges.
-fn messages<'a>(ranges: impl Iterator<Item = &'a Range<Offset>>) -> u64 {
-    ranges.map(|range| range.end.since(range.start)).sum()
 }
 
 fn fetch<T: Asker>(

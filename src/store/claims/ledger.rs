@@ -111,7 +111,7 @@ impl Ledger {
                 let named = match lease {
                     _ if offsets.is_empty() => lease.map_or(Vec::new(), |lease| lease.offsets.to_vec()),
                     Some(lease) => common(offsets, &lease.offsets),
-                    // Where its messages were is forgotten, and no lease has had more than so many.
+                    // The lease is forgotten, with its messages. None has had more.
                     None if messages(offsets) <= LEASE_MESSAGES_MAX => offsets.clone(),
                     None => Vec::new(),
                 };
@@ -437,8 +437,8 @@ fn mono_of(now: Now, unix: UnixMillis) -> Millis {
 }
 
 /// Returns the number of messages in ranges.
-pub(super) fn messages(ranges: &[Range<Offset>]) -> u64 {
-    ranges.iter().map(|range| range.end.saturating_since(range.start)).fold(0, u64::saturating_add)
+pub(super) fn messages<'a>(ranges: impl IntoIterator<Item = &'a Range<Offset>>) -> u64 {
+    ranges.into_iter().map(|range| range.end.saturating_since(range.start)).fold(0, u64::saturating_add)
 }
 
 /// Returns what two lists of ascending ranges have in common.

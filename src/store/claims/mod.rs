@@ -37,7 +37,7 @@ pub use ahead::AHEAD_BYTES;
 pub use inner::{AppendBy, FetchBy, Inner, LedgerId};
 pub use ledger::{PIECES_MAX, UNSETTLED_MAX};
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -79,14 +79,8 @@ pub struct Ledgers<S, T: Asker> {
     keepers: HashMap<PartitionKey, Keeper<T>>,
     /// The keepers with something to do.
     dirty: Vec<PartitionKey>,
-    completions: VecDeque<Completion<T>>,
-    /// Requests of the ledgers that were not submitted yet.
-    requests: VecDeque<Request<Inner<T>>>,
-    releases: Vec<(PartitionKey, Offset)>,
-    counters: ClaimCounters,
-    numbers: u64,
-    /// Whether there are [`SHARD_PIECES_MAX`] pieces, as of the last tick.
-    is_crowded: bool,
+    /// What the ledgers have decided, until it is passed on.
+    out: Out<T>,
     tick_due: Millis,
     /// When the store below wants to be called.
     inner_due: Millis,
@@ -99,12 +93,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             inner,
             keepers: HashMap::new(),
             dirty: Vec::new(),
-            completions: VecDeque::new(),
-            requests: VecDeque::new(),
-            releases: Vec::new(),
-            counters: ClaimCounters::default(),
-            numbers: 0,
-            is_crowded: false,
+            out: Out::new(S::STATE == StateKeeping::Durable),
             tick_due: Millis::ZERO,
             inner_due: Millis::ZERO,
         }
@@ -119,26 +108,20 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
     fn with_keeper<R>(
         &mut self,
         partition: PartitionKey,
-        handle: impl FnOnce(&mut Keeper<T>, &mut Out<'_, T>) -> R,
+        handle: impl FnOnce(&mut Keeper<T>, &mut Out<T>) -> R,
     ) -> Option<R> {
-        let Self { keepers, completions, requests, counters, releases, numbers, is_crowded, .. } = self;
-        let is_crowded = *is_crowded;
-        let is_durable = S::STATE == StateKeeping::Durable;
-        let keeper = keepers.get_mut(&partition)?;
+        let keeper = self.keepers.get_mut(&partition)?;
         if !keeper.is_dirty {
             keeper.is_dirty = true;
             self.dirty.push(partition);
         }
-        Some(handle(
-            keeper,
-            &mut Out { completions, requests, counters, releases, numbers, is_crowded, is_durable },
-        ))
+        Some(handle(keeper, &mut self.out))
     }
 
     /// Makes the keeper of a partition.
     fn add_keeper(&mut self, partition: PartitionKey, has_notes: bool) {
-        self.numbers += 1;
-        let id = LedgerId { partition, number: self.numbers };
+        self.out.numbers += 1;
+        let id = LedgerId { partition, number: self.out.numbers };
         self.keepers.insert(partition, Keeper::new(id, has_notes));
     }
 
@@ -160,7 +143,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 Request::Leave { .. } => return,
                 Request::Settle { token, .. } => {
                     let result = Ok(Vec::new());
-                    return self.completions.push_back(Completion::Settled { token, result });
+                    return self.out.completions.push_back(Completion::Settled { token, result });
                 }
                 _ => self.add_keeper(partition, false),
             }
@@ -177,22 +160,16 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 let result = self.submit(now, request);
                 debug_assert!(result.is_ok(), "the ledgers take every request");
             }
-            let Self { keepers, completions, requests, counters, releases, numbers, is_crowded, .. } = self;
-            let is_crowded = *is_crowded;
-            let is_durable = S::STATE == StateKeeping::Durable;
-            if let Some(keeper) = keepers.get_mut(&partition) {
-                keeper.work(
-                    now,
-                    &mut Out { completions, requests, counters, releases, numbers, is_crowded, is_durable },
-                );
+            if let Some(keeper) = self.keepers.get_mut(&partition) {
+                keeper.work(now, &mut self.out);
             }
         }
-        for (partition, below) in self.releases.drain(..) {
+        for (partition, below) in self.out.releases.drain(..) {
             self.inner.release(partition, below);
         }
-        while let Some(request) = self.requests.pop_front() {
+        while let Some(request) = self.out.requests.pop_front() {
             if let Err(request) = self.inner.submit(now, request) {
-                self.requests.push_front(request);
+                self.out.requests.push_front(request);
                 break;
             }
         }
@@ -234,15 +211,11 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
     /// Ends the ledger of a deleted queue.
     fn close(&mut self, partition: PartitionKey) {
         let Some(keeper) = self.keepers.remove(&partition) else { return };
-        let Self { completions, requests, counters, releases, numbers, is_crowded, .. } = self;
-        let is_crowded = *is_crowded;
-        let is_durable = S::STATE == StateKeeping::Durable;
-        let mut out = Out { completions, requests, counters, releases, numbers, is_crowded, is_durable };
-        keeper.close(&StoreFault::Deleted, &mut out);
+        keeper.close(&StoreFault::Deleted, &mut self.out);
     }
 
     /// Calls a ledger, unless it is another one now.
-    fn with_ledger(&mut self, id: LedgerId, handle: impl FnOnce(&mut Keeper<T>, &mut Out<'_, T>)) {
+    fn with_ledger(&mut self, id: LedgerId, handle: impl FnOnce(&mut Keeper<T>, &mut Out<T>)) {
         if self.keepers.get(&id.partition).is_some_and(|keeper| keeper.id() == id) {
             self.with_keeper(id.partition, handle);
         }
@@ -304,7 +277,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
                 let parked = self.keepers.get_mut(&partition).and_then(|keeper| keeper.cancel(token));
                 if let Some(from) = parked {
                     let fetched = Fetched { next: from, ..Fetched::default() };
-                    self.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
+                    self.out.completions.push_back(Completion::Fetched { token, result: Ok(fetched) });
                     return Ok(());
                 }
                 let token = FetchBy::Client(token, partition, View::default());
@@ -320,7 +293,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
             | Request::Settle { partition, .. }
             | Request::Leave { partition, .. } => {
                 if S::STATE == StateKeeping::None {
-                    self.completions.extend(request.without_claims().ok().flatten());
+                    self.out.completions.extend(request.without_claims().ok().flatten());
                 } else {
                     self.handle_claims(now, partition, request);
                 }
@@ -333,10 +306,10 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     #[inline]
     fn poll_completion(&mut self, now: Now) -> Option<Completion<T>> {
         loop {
-            if !self.dirty.is_empty() || !self.requests.is_empty() {
+            if !self.dirty.is_empty() || !self.out.requests.is_empty() {
                 self.work(now);
             }
-            if let Some(completion) = self.completions.pop_front() {
+            if let Some(completion) = self.out.completions.pop_front() {
                 return Some(completion);
             }
             let completion = self.inner.poll_completion(now)?;
@@ -347,7 +320,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     }
 
     fn has_completions(&self) -> bool {
-        !self.completions.is_empty() || !self.dirty.is_empty() || self.inner.has_completions()
+        !self.out.completions.is_empty() || !self.dirty.is_empty() || self.inner.has_completions()
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<Millis> {
@@ -356,7 +329,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         if is_due {
             self.tick_due = now.mono + TICK;
             let pieces: usize = self.keepers.values().map(|keeper| keeper.ledger().pieces().len()).sum();
-            self.is_crowded = pieces >= SHARD_PIECES_MAX;
+            self.out.is_crowded = pieces >= SHARD_PIECES_MAX;
         }
         let is_timed = |keeper: &Keeper<T>| keeper.next_timer().is_some_and(|at| at <= now.mono);
         let keepers = self.keepers.iter().filter(|(_, keeper)| is_due || is_timed(keeper));
@@ -434,7 +407,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     }
 
     fn claims(&self) -> ClaimCounters {
-        let mut counters = self.counters;
+        let mut counters = self.out.counters;
         for keeper in self.keepers.values() {
             let pieces = keeper.ledger().pieces();
             counters.held += pieces.held();

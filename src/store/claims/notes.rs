@@ -124,7 +124,7 @@ impl<T: Asker> Notes<T> {
 
     /// Sends the note of this turn. Without one, the answers wait for the note before, which may hold what they
     /// rest on.
-    pub(super) fn send(&mut self, floor: Offset, out: &mut Out<'_, T>) {
+    pub(super) fn send(&mut self, floor: Offset, out: &mut Out<T>) {
         let answers = std::mem::take(&mut self.answers);
         let has_snapshot = std::mem::take(&mut self.has_snapshot);
         if !out.is_durable {
@@ -153,7 +153,7 @@ impl<T: Asker> Notes<T> {
         self.sent.push_back(Sent { sequence: self.sequence, answers, floor, has_snapshot });
     }
 
-    fn release(&mut self, floor: Offset, out: &mut Out<'_, T>) {
+    fn release(&mut self, floor: Offset, out: &mut Out<T>) {
         if floor > self.floor {
             self.floor = floor;
             out.releases.push((self.id.partition, floor));
@@ -165,7 +165,7 @@ impl<T: Asker> Notes<T> {
         &mut self,
         sequence: u64,
         result: Result<Option<Range<Offset>>, StoreFault>,
-        out: &mut Out<'_, T>,
+        out: &mut Out<T>,
     ) -> Result<(), StoreFault> {
         // One that fails may end before earlier ones.
         let index = self.sent.iter().position(|sent| sent.sequence == sequence);
@@ -184,12 +184,12 @@ impl<T: Asker> Notes<T> {
 
     /// Releases the notes before the last snapshot but one, so that a damaged snapshot costs only what is newer than
     /// that.
-    fn handle_snapshot(&mut self, at: Offset, out: &mut Out<'_, T>) {
+    fn handle_snapshot(&mut self, at: Offset, out: &mut Out<T>) {
         self.snapshot_before = self.snapshot_at.replace(at);
         self.release_notes(out);
     }
 
-    fn release_notes(&self, out: &mut Out<'_, T>) {
+    fn release_notes(&self, out: &mut Out<T>) {
         if let Some(before) = self.snapshot_before {
             out.releases.push((state_of(self.id.partition), before));
         }
@@ -206,7 +206,7 @@ impl<T: Asker> Notes<T> {
     }
 
     /// Handles the end of a recall, at which everything below `floor` is settled.
-    pub(super) fn handle_recall_end(&mut self, floor: Offset, out: &mut Out<'_, T>) {
+    pub(super) fn handle_recall_end(&mut self, floor: Offset, out: &mut Out<T>) {
         self.floor = Offset::ZERO;
         self.release(floor, out);
         self.release_notes(out);
@@ -227,7 +227,7 @@ impl<T: Asker> Notes<T> {
     }
 
     /// Fails the answers of this turn. Their records are dropped.
-    pub(super) fn fail_turn(&mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
+    pub(super) fn fail_turn(&mut self, fault: &StoreFault, out: &mut Out<T>) {
         self.note.clear();
         self.has_snapshot = false;
         let answers = std::mem::take(&mut self.answers).into_iter();
@@ -235,7 +235,7 @@ impl<T: Asker> Notes<T> {
     }
 
     /// Fails all answers.
-    pub(super) fn fail_all(&mut self, fault: &StoreFault, out: &mut Out<'_, T>) {
+    pub(super) fn fail_all(&mut self, fault: &StoreFault, out: &mut Out<T>) {
         self.fail_turn(fault, out);
         let answers = self.sent.drain(..).flat_map(|sent| sent.answers);
         out.completions.extend(answers.map(|answer| answer.completion(Err(fault.clone()))));

@@ -9,16 +9,30 @@ use crate::store::{Asker, ClaimCounters, Completion, Request};
 
 /// Where a keeper sends what it has decided.
 #[derive(Debug)]
-pub(super) struct Out<'a, T: Asker> {
-    pub completions: &'a mut VecDeque<Completion<T>>,
-    pub requests: &'a mut VecDeque<Request<Inner<T>>>,
-    pub counters: &'a mut ClaimCounters,
+pub(super) struct Out<T: Asker> {
+    pub completions: VecDeque<Completion<T>>,
+    pub requests: VecDeque<Request<Inner<T>>>,
+    pub counters: ClaimCounters,
     /// What the store may release: a partition, and the offset below which nothing is needed.
-    pub releases: &'a mut Vec<(PartitionKey, Offset)>,
+    pub releases: Vec<(PartitionKey, Offset)>,
     /// The last number of a ledger.
-    pub numbers: &'a mut u64,
+    pub numbers: u64,
     /// Whether the ledgers of the shard hold so much that nothing new is given out.
     pub is_crowded: bool,
     /// Whether the state is kept by notes.
     pub is_durable: bool,
+}
+
+impl<T: Asker> Out<T> {
+    pub(super) fn new(is_durable: bool) -> Self {
+        Self {
+            completions: VecDeque::new(),
+            requests: VecDeque::new(),
+            counters: ClaimCounters::default(),
+            releases: Vec::new(),
+            numbers: 0,
+            is_crowded: false,
+            is_durable,
+        }
+    }
 }

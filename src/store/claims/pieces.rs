@@ -11,7 +11,8 @@ use crate::base::claim::LeaseId;
 use crate::base::millis::Millis;
 use crate::base::units::Offset;
 
-/// Timers that have no effect are dropped when there are more than these, and more than so many for each piece.
+/// Timers that have no effect are dropped once there are more timers than the first number, and more for each piece than
+/// the second.
 const TIMERS_MIN: usize = 64;
 const TIMERS_MOST: usize = 4;
 

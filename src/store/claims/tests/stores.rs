@@ -341,7 +341,7 @@ impl<G: Ground> Site<G> {
                 let Some(Asked::Watch(worker)) = self.asked.remove(&token) else {
                     panic!("seed {seed}: {token}")
                 };
-                // Whoever is told must claim.
+                // A worker that is told must claim.
                 self.claim(worker, ClientId::from(worker.0 % CLIENTS));
             }
             Completion::Settled { token, result } => {
