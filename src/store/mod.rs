@@ -11,6 +11,7 @@
 //! | `memory/` | messages only in memory |
 //! | `kafka/` | a Kafka cluster |
 //! | `claims/` | claims on any of these |
+//! | `offline` | the queues of a data directory that no server uses |
 //! | `settings` | the choice of the store, and the settings of all three |
 //! | `fence` | rejects the later appends of a stream after a failed one |
 //! | `fetch` | a fetch, as the stores keep it |
@@ -28,6 +29,7 @@ mod fetch;
 pub mod kafka;
 pub mod log;
 pub mod memory;
+mod offline;
 mod read;
 mod settings;
 mod tail;
@@ -40,6 +42,7 @@ mod conformance;
 pub use claims::Ledgers;
 pub use fence::Fence;
 pub use memory::Memory;
+pub use offline::Offline;
 pub use settings::{Settings, StoreKind};
 pub use tail::Tail;
 
