@@ -51,6 +51,13 @@ pub struct Allowed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttributeFault(String);
 
+impl AttributeFault {
+    /// Creates the fault of an attribute.
+    pub fn new(name: &str, why: impl fmt::Display) -> Self {
+        Self(format!("{name}: {why}"))
+    }
+}
+
 impl fmt::Display for AttributeFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -93,8 +100,7 @@ impl Attributes {
             match value {
                 Value::Null => drop(map.remove(&name)),
                 value => {
-                    check(&name, &value, queue, allowed)
-                        .map_err(|why| AttributeFault(format!("{name}: {why}")))?;
+                    check(&name, &value, queue, allowed).map_err(|why| AttributeFault::new(&name, why))?;
                     map.insert(name, value);
                 }
             }
@@ -102,8 +108,8 @@ impl Attributes {
         let changed = Self(Arc::new(map));
         let bytes = changed.to_json().len();
         if bytes > ATTRIBUTES_BYTES_MAX {
-            let why = format!("attributes: {bytes} bytes are more than {ATTRIBUTES_BYTES_MAX}");
-            return Err(AttributeFault(why));
+            let why = format!("{bytes} bytes are more than {ATTRIBUTES_BYTES_MAX}");
+            return Err(AttributeFault::new("attributes", why));
         }
         Ok(changed)
     }
@@ -142,9 +148,23 @@ pub fn take_partitions(
         None | Some(Value::Null) => Ok(None),
         Some(value) => match integer(&value, 1..=i64::from(partitions_max)) {
             Ok(count) => Ok(u16::try_from(count).ok()),
-            Err(why) => Err(AttributeFault(format!("{PARTITIONS}: {why}"))),
+            Err(why) => Err(AttributeFault::new(PARTITIONS, why)),
         },
     }
+}
+
+/// Checks the new number of partitions of a queue that has `present`.
+pub fn check_partitions(partitions: u16, present: u16, partitions_max: u16) -> Result<(), AttributeFault> {
+    if partitions < present {
+        let why =
+            format!("{partitions} are fewer than the {present} that the queue has; they are only added");
+        return Err(AttributeFault::new(PARTITIONS, why));
+    }
+    if partitions > partitions_max {
+        let why = format!("{partitions} is not a whole number from 1 to {partitions_max}");
+        return Err(AttributeFault::new(PARTITIONS, why));
+    }
+    Ok(())
 }
 
 /// Checks the value of an attribute. The error says what is allowed.
@@ -258,6 +278,16 @@ mod tests {
             let why = with(&Attributes::default(), json!({ name: value })).unwrap_err();
             assert!(why.contains(words) && (why.starts_with(name) || name == "big"), "{why}");
         }
+    }
+
+    #[test]
+    fn partitions_are_only_added() {
+        assert_eq!(check_partitions(8, 8, 64), Ok(()));
+        assert_eq!(check_partitions(64, 8, 64), Ok(()));
+        let why = check_partitions(7, 8, 64).unwrap_err().to_string();
+        assert!(why.starts_with("_partitions: 7 are fewer than the 8"), "{why}");
+        let why = check_partitions(65, 8, 64).unwrap_err().to_string();
+        assert!(why.starts_with("_partitions: 65 is not a whole number from 1 to 64"), "{why}");
     }
 
     #[test]

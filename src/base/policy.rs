@@ -1,8 +1,8 @@
-//! What the attributes of a queue ask of the server, and what the queue holds. All shards share it, so that a change
-//! reaches open operations at once.
+//! What the attributes of a queue ask of the server, what the queue holds, and how many partitions it has got. All shards
+//! share it, so that a change reaches open operations at once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::names::QueueName;
@@ -53,6 +53,7 @@ pub struct LivePolicy {
     bytes_max: AtomicU64,
     messages_max: AtomicU64,
     whole: RwLock<Arc<Policy>>,
+    partitions: AtomicU16,
     bytes: AtomicU64,
     messages: AtomicU64,
 }
@@ -74,6 +75,7 @@ impl LivePolicy {
             bytes_max: absent(),
             messages_max: absent(),
             whole: RwLock::default(),
+            partitions: AtomicU16::new(0),
             bytes: AtomicU64::new(0),
             messages: AtomicU64::new(0),
         };
@@ -95,6 +97,17 @@ impl LivePolicy {
     /// Returns the whole policy. Takes a lock.
     pub fn get(&self) -> Arc<Policy> {
         self.whole.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns the number of partitions that the queue has got since it was opened; 0 if it has got none.
+    #[inline]
+    pub fn grown_to(&self) -> u16 {
+        self.partitions.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the queue has this many partitions.
+    pub fn grow(&self, partitions: u16) {
+        self.partitions.fetch_max(partitions, Ordering::Relaxed);
     }
 
     /// Returns the TTL of a message that names none, in seconds.

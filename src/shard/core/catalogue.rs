@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use super::Described;
+use crate::base::attributes::Attributes;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
@@ -12,6 +14,8 @@ use crate::base::queue::{QueueId, QueueInfo};
 pub struct Catalogue {
     shard: u16,
     queues: HashMap<FullName, QueueInfo>,
+    /// The attributes of the queues whose home is this shard, of those that have any.
+    attributes: HashMap<QueueId, Attributes>,
     /// The number of the last queue that this shard created or adopted.
     next: u64,
     /// The number of queues whose home is this shard, of places reserved for queues that are being created,
@@ -24,7 +28,7 @@ pub struct Catalogue {
 impl Catalogue {
     /// Creates an empty catalogue. The shard creates no more queues once it is the home of `max`.
     pub fn new(shard: u16, max: usize) -> Self {
-        Self { shard, queues: HashMap::new(), next: 0, made: 0, reserved: 0, max }
+        Self { shard, queues: HashMap::new(), attributes: HashMap::new(), next: 0, made: 0, reserved: 0, max }
     }
 
     /// Changes how many queues the shard may be the home of. Existing ones stay.
@@ -34,7 +38,32 @@ impl Catalogue {
 
     /// Returns a queue, if it is known.
     pub fn get(&self, name: &FullName) -> Option<QueueInfo> {
-        self.queues.get(name).cloned()
+        let info = self.queues.get(name)?.clone();
+        // This shard may not have been told yet that the queue has more partitions.
+        Some(QueueInfo { partitions: info.partitions.max(info.policy.grown_to()), ..info })
+    }
+
+    /// Returns a queue whose home is this shard, if it is known, with its attributes.
+    pub fn describe(&self, name: &FullName) -> Option<Described> {
+        let info = self.get(name)?;
+        let attributes = self.attributes.get(&info.id).cloned().unwrap_or_default();
+        Some(Described { info, attributes })
+    }
+
+    /// Sets the attributes of a queue whose home is this shard.
+    pub fn set_attributes(&mut self, queue: QueueId, attributes: Attributes) {
+        if attributes.is_empty() {
+            self.attributes.remove(&queue);
+        } else {
+            self.attributes.insert(queue, attributes);
+        }
+    }
+
+    /// Sets how many partitions a queue has. Searches all queues.
+    pub fn grow(&mut self, queue: QueueId, partitions: u16) {
+        if let Some(info) = self.queues.values_mut().find(|info| info.id == queue) {
+            info.partitions = info.partitions.max(partitions);
+        }
     }
 
     /// Returns all known queues.
@@ -64,6 +93,7 @@ impl Catalogue {
 
     /// Forgets a queue. Returns false if it was not known. Searches all queues.
     pub fn forget(&mut self, queue: QueueId) -> bool {
+        self.attributes.remove(&queue);
         let before = self.queues.len();
         self.queues.retain(|_, info| info.id != queue);
         let is_forgotten = self.queues.len() < before;

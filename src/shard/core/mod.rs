@@ -18,7 +18,10 @@
 //! | `serving` | one call to a connection, and its effects |
 //! | `routing` | routes commands to the stores, and answers back |
 //! | `queues` | opens, creates and forgets queues; `catalogue` remembers them |
+//! | `changes` | what the home's store changes, one request of a queue at a time |
 //! | `deletions` | deletes queues |
+//! | `alterations` | describes, creates and alters queues for the operator |
+//! | `desk` | the operator's requests about messages |
 //! | `letter` | the letters between shards |
 //! | `shortage` | the reaction to a shortage of memory |
 //! | `deadlines`, `slab` | deadlines of connections; connections by id |
@@ -29,13 +32,16 @@
 //! | `settings` | the limits of a shard and of its connections |
 
 mod admission;
+mod alterations;
 mod applicant;
 mod audit;
 mod authentication;
 mod catalogue;
+mod changes;
 mod connection;
 mod deadlines;
 mod deletions;
+mod desk;
 mod drain;
 mod entry;
 mod grants;
@@ -58,11 +64,14 @@ mod slab;
 mod snapshot;
 mod verdicts;
 
+pub use alterations::{AlterFault, Alteration, Created, Described, Granted};
 pub use authentication::AuthCounters;
+pub use changes::Wish;
 pub use connection::{Connection, Env};
 pub use deletions::{Deleted, FORGET};
 pub use letter::{
-    AppendToken, Asking, ClaimToken, Connections, DeletionId, Letter, OpenToken, PartitionToken, SettleToken,
+    AppendToken, Asking, ChangeId, ClaimToken, Connections, Letter, ManageId, OpenToken, PartitionToken,
+    SettleToken,
 };
 pub use peer::{Peer, ProxyFrom};
 pub use proxy::{Announced, ProxyHeader};
@@ -74,10 +83,13 @@ pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS,
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use self::alterations::Answers;
 use self::authentication::Authentication;
 use self::catalogue::Catalogue;
+use self::changes::Changes;
 use self::deadlines::Deadlines;
 use self::deletions::Deletions;
+use self::desk::Desk;
 use self::drain::Drain;
 use self::entry::RefusedHeaders;
 use self::pass::Ended;
@@ -129,8 +141,12 @@ pub struct Core<S> {
     store: S,
     /// The queues that this shard is opening in its store as their home.
     openings: Openings,
-    /// The queues that this shard is deleting as their home.
+    /// The queues that the store is changing, of those whose home is this shard.
+    changes: Changes,
+    /// The queues that the other shards must forget.
     deletions: Deletions,
+    granted: Answers,
+    desk: Desk,
     /// The letters for each shard.
     outboxes: Vec<Vec<Letter>>,
     /// Requests that the store had no room for.
@@ -187,7 +203,10 @@ impl<S: Store<Connections>> Core<S> {
             connections: Slab::default(),
             store,
             openings: Openings::default(),
+            changes: Changes::default(),
             deletions: Deletions::default(),
+            granted: Answers::default(),
+            desk: Desk::default(),
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
             refused: VecDeque::new(),
             is_asked: false,
@@ -348,6 +367,7 @@ impl<S: Store<Connections>> Core<S> {
                 }
             }
             Letter::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
+            Letter::Grown { queue, partitions } => self.grow(now, queue, partitions),
             Letter::ProducersDrained => self.shards_done += 1,
         }
     }
@@ -485,7 +505,7 @@ impl<S: Store<Connections>> Core<S> {
                 self.log_end(now, id, Ended::Expired);
             }
         }
-        self.handle_late_deletions(now);
+        self.handle_late_changes(now);
         self.purge_verdicts(now);
         self.evict(now);
         if self.tick_due <= now.mono {
@@ -496,8 +516,10 @@ impl<S: Store<Connections>> Core<S> {
     /// Returns when to call [`Self::handle_timeouts`], by the monotonic clock. `None` if nothing will be due.
     pub fn next_deadline(&self) -> Option<Millis> {
         let tick = self.store.needs_ticks().then_some(self.tick_due);
-        [self.deadlines.next_due(), self.deletions.next_due(), self.evict_due, self.purge_due(), tick]
+        let changes = [self.changes.next_due(), self.deletions.next_due()];
+        [self.deadlines.next_due(), self.evict_due, self.purge_due(), tick]
             .into_iter()
+            .chain(changes)
             .flatten()
             .min()
     }

@@ -138,7 +138,7 @@ impl<S: Store<Connections>> Core<S> {
     /// Routes a completion of this shard's store to the shard that asked.
     pub(super) fn handle_done(&mut self, now: Now, mut completion: Completion<Connections>) {
         let shard = match &mut completion {
-            // This shard is the queue's home, and finishes these for all shards.
+            // This shard has asked for these itself, as the queue's home or for the operator.
             Completion::Opened { .. }
             | Completion::Deleted { .. }
             | Completion::Altered { .. }
@@ -203,7 +203,7 @@ impl<S: Store<Connections>> Core<S> {
                 let SettleToken { by, partition, sequence, .. } = token;
                 (by, Answer::Settled { sequence, partition, result })
             }
-            // The queue's home finishes these.
+            // These end at the shard whose store has made them.
             Completion::Opened { .. }
             | Completion::Deleted { .. }
             | Completion::Altered { .. }
