@@ -113,7 +113,11 @@ impl ControlClient {
     }
 
     /// Creates what `path` names from a JSON page. Returns whether it did not exist, and the JSON page of the answer.
-    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<(bool, T), ControlError> {
+    pub fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(bool, T), ControlError> {
         let url = self.shown(path);
         let request = self.with_rights(self.agent.put(self.url(path)));
         let answer = request.content_type(JSON).send(encode(&url, body)?);

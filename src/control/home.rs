@@ -19,8 +19,7 @@ use crate::shard::probe::Probe;
 /// shards.
 pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
 
-const _: () =
-    assert!(FORGET.as_duration().as_nanos() < CHANGE_TIMEOUT.as_nanos(), "the home answers first");
+const _: () = assert!(FORGET.as_duration().as_nanos() < CHANGE_TIMEOUT.as_nanos(), "the home answers first");
 
 /// The answer of a home to a change, as far as the control port knows it.
 #[derive(Debug)]
@@ -49,11 +48,7 @@ impl<T> Reached<T> {
 }
 
 /// Asks a queue's home to change something.
-async fn ask_home<T>(
-    probe: &Probe,
-    name: &FullName,
-    ask: impl Fn(oneshot::Sender<T>) -> bool,
-) -> Reached<T> {
+async fn ask_home<T>(probe: &Probe, name: &FullName, ask: impl Fn(oneshot::Sender<T>) -> bool) -> Reached<T> {
     let home = probe.home(name);
     let until = Instant::now() + ANSWER_TIMEOUT;
     // A stalled shard would make the change much later. So a ping comes first: a shard that does not answer it is

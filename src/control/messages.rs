@@ -163,7 +163,11 @@ impl Named {
                 ("unclaimed", "true") => is_unclaimed = true,
                 ("unclaimed", "false") => is_unclaimed = false,
                 ("unclaimed", _) => return Err(bad("unclaimed: true or false".to_owned())),
-                _ => return Err(bad(format!("{name}: unknown parameter; the ids of messages are id=ID&id=ID"))),
+                _ => {
+                    return Err(bad(format!(
+                        "{name}: unknown parameter; the ids of messages are id=ID&id=ID"
+                    )));
+                }
             }
         }
         let messages = match ids.len() {
@@ -251,12 +255,13 @@ pub(super) async fn pop(
         if left == 0 || bytes_max == 0 {
             break;
         }
-        let popped = match manage(&probe, &info, partition, Manage::Pop { messages_max: left, bytes_max }).await {
-            Ok(Managed::Popped(popped)) => popped,
-            // What was popped before must reach the client.
-            Err(refusal) if lines.is_empty() => return Err(refusal),
-            Ok(_) | Err(_) => break,
-        };
+        let popped =
+            match manage(&probe, &info, partition, Manage::Pop { messages_max: left, bytes_max }).await {
+                Ok(Managed::Popped(popped)) => popped,
+                // What was popped before must reach the client.
+                Err(refusal) if lines.is_empty() => return Err(refusal),
+                Ok(_) | Err(_) => break,
+            };
         for line in popped.iter().flat_map(|run| MessageLine::popped(partition, run, unix())) {
             left = left.saturating_sub(1);
             bytes_max = bytes_max.saturating_sub(line.payload.len());
@@ -284,8 +289,13 @@ mod tests {
     #[test]
     fn a_query_has_ids_and_nothing_else() {
         let many = vec!["id=0.1"; IDS_MAX + 1].join("&");
-        for (query, words) in [("", "absent"), ("id=0.1&x=2", "x: unknown"), (&many, "more than 100"), ("id=%00", "not the id"), ("id=0.1&unclaimed=1", "true or false")]
-        {
+        for (query, words) in [
+            ("", "absent"),
+            ("id=0.1&x=2", "x: unknown"),
+            (&many, "more than 100"),
+            ("id=%00", "not the id"),
+            ("id=0.1&unclaimed=1", "true or false"),
+        ] {
             assert_eq!(Named::read(Some(query)).unwrap_err().status(), 400, "{words}");
         }
         let named = Named::read(Some(&format!("{}&unclaimed=true", &many[7..]))).unwrap();

@@ -66,9 +66,9 @@ mod tokens;
 mod way;
 
 pub use clients::{CONNECTIONS_PAGE_MAX, ConnectionLine, ConnectionsPage};
+pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
-pub use home::CHANGE_TIMEOUT;
 pub use messages::{IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition};
 pub use queue::{Affected, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
 pub use queues::QueueLine;

@@ -164,7 +164,9 @@ pub(super) async fn manage_all(
     let mut each = JoinSet::new();
     for partition in info.all() {
         let (probe, info, what) = (probe.clone(), info.clone(), what.clone());
-        each.spawn(async move { manage(&probe, &info, partition, what).await.map(|managed| (partition, managed)) });
+        each.spawn(async move {
+            manage(&probe, &info, partition, what).await.map(|managed| (partition, managed))
+        });
     }
     let mut answers = Vec::new();
     while let Some(joined) = each.join_next().await {

@@ -9,8 +9,8 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::pages::{self, JSON, Unmade};
 use super::home::{change, refusal};
+use super::pages::{self, JSON, Unmade};
 use super::{Control, ask_all};
 use crate::base::error::StoreFault;
 use crate::base::millis::UnixMillis;
@@ -146,8 +146,9 @@ fn response(deleted: Result<Deleted, StoreFault>, queue: &str) -> Response {
     match deleted {
         Ok(Deleted::Everywhere) => StatusCode::NO_CONTENT.into_response(),
         Ok(Deleted::NotBy(shard)) => {
-            let text =
-                format!("queue {queue} is deleted, but shard {shard} does not answer: it may still serve it\n");
+            let text = format!(
+                "queue {queue} is deleted, but shard {shard} does not answer: it may still serve it\n"
+            );
             (StatusCode::ACCEPTED, text).into_response()
         }
         Err(StoreFault::NoQueue) => no_queue(queue),

@@ -7,7 +7,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::right::Right;
 use super::{
-    BODY_BYTES_MAX, Control, clients, healthz, info, latency, live, messages, metrics, queue, queues, readyz, reload,
+    BODY_BYTES_MAX, Control, clients, healthz, info, latency, live, messages, metrics, queue, queues, readyz,
+    reload,
 };
 
 /// A page, or something to change.

@@ -8,9 +8,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::claims::Inner;
 use super::log::disk::{Directory, Disk, Read, Step};
 use super::log::{self, DataDir, Log, Moment, OpenError, Report, Tag, moment, open};
-use super::{Completion, Inner, Ledgers, Life, NewQueue, Request, Store};
+use super::{Completion, Ledgers, Life, NewQueue, Request, Store};
 use crate::access::{ProjectLimits, Tenants, Use};
 use crate::base::attributes::Attributes;
 use crate::base::clock::Now;
@@ -97,7 +98,11 @@ impl<D: Directory> Offline<D> {
     }
 
     /// Opens a queue, or creates it if `new` is given. Returns whether it was created.
-    pub fn queue(&mut self, name: &FullName, new: Option<NewQueue>) -> Result<(bool, QueueInfo, Attributes), StoreFault> {
+    pub fn queue(
+        &mut self,
+        name: &FullName,
+        new: Option<NewQueue>,
+    ) -> Result<(bool, QueueInfo, Attributes), StoreFault> {
         self.queues += 1;
         let queue = QueueId::new(0, self.queues);
         let (life, is_new) = match self.store.adopt(queue, name) {
@@ -117,7 +122,12 @@ impl<D: Directory> Offline<D> {
     }
 
     /// Changes a queue.
-    pub fn alter(&mut self, name: &FullName, attributes: Attributes, partitions: u16) -> Result<Life, StoreFault> {
+    pub fn alter(
+        &mut self,
+        name: &FullName,
+        attributes: Attributes,
+        partitions: u16,
+    ) -> Result<Life, StoreFault> {
         match self.run(Request::Alter { token: TOKEN, name: name.clone(), attributes, partitions })? {
             Completion::Altered { result, .. } => result,
             other => Err(unexpected(&other)),
@@ -133,7 +143,12 @@ impl<D: Directory> Offline<D> {
     }
 
     /// Counts, finds or deletes messages of a partition.
-    pub fn manage(&mut self, queue: &QueueInfo, partition: Partition, what: Manage) -> Result<Managed, StoreFault> {
+    pub fn manage(
+        &mut self,
+        queue: &QueueInfo,
+        partition: Partition,
+        what: Manage,
+    ) -> Result<Managed, StoreFault> {
         match self.run(Request::Manage { token: TOKEN, partition: queue.key(partition), what })? {
             Completion::Managed { result, .. } => result,
             other => Err(unexpected(&other)),

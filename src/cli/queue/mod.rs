@@ -31,7 +31,8 @@ use crate::process::terminal::{escaped, say};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 const _: () = assert!(
-    CHANGE_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs() && MANAGED_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs(),
+    CHANGE_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs()
+        && MANAGED_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs(),
     "the server says what became of a change"
 );
 
@@ -403,7 +404,9 @@ pub(super) fn answer<T>(
 fn affected(name: &FullName, messages: Option<u64>, form: Form, what: &str) -> Result<ExitCode, Failure> {
     answer(name, messages, |messages| {
         let page = serde_json::json!({ "messages": messages });
-        print(form, &page, |out| Ok(writeln!(out, "{messages} messages of {}/{} are {what}", name.0, name.1)?))
+        print(form, &page, |out| {
+            Ok(writeln!(out, "{messages} messages of {}/{} are {what}", name.0, name.1)?)
+        })
     })
 }
 
@@ -414,7 +417,11 @@ fn print(
     text: impl FnOnce(&mut Output) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut out = Output::new();
-    if form.is_json() { write_json(&mut out, value)? } else { text(&mut out)? }
+    if form.is_json() {
+        write_json(&mut out, value)?
+    } else {
+        text(&mut out)?
+    }
     out.finish()
 }
 
@@ -433,13 +440,16 @@ fn write_page(out: &mut Output, page: &QueuePage) -> Result<(), Failure> {
 
 fn write_stats(out: &mut Output, stats: &StatsPage) -> Result<(), Failure> {
     let StatsPage { free, claimed, delayed, total, bytes, oldest, newest } = stats;
-    for (what, count) in [("free", free), ("claimed", claimed), ("delayed", delayed), ("total", total), ("bytes", bytes)]
+    for (what, count) in
+        [("free", free), ("claimed", claimed), ("delayed", delayed), ("total", total), ("bytes", bytes)]
     {
         writeln!(out, "{what:<12} {count}")?;
     }
     for (what, stored) in [("oldest", oldest), ("newest", newest)] {
         match stored {
-            Some(stored) => writeln!(out, "{what:<12} {}  {}", when(Some(stored.timestamp)), escaped(&stored.id))?,
+            Some(stored) => {
+                writeln!(out, "{what:<12} {}  {}", when(Some(stored.timestamp)), escaped(&stored.id))?
+            }
             None => writeln!(out, "{what:<12} -")?,
         }
     }
@@ -449,9 +459,10 @@ fn write_stats(out: &mut Output, stats: &StatsPage) -> Result<(), Failure> {
 /// Parses attributes, each NAME=VALUE.
 fn parse(attributes: &[String]) -> Result<Map<String, Value>, Failure> {
     let parse = |text: &String| {
-        let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-            Failure(format!("{text:?}: write NAME=VALUE"))
-        })?;
+        let (name, value) = text
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| Failure(format!("{text:?}: write NAME=VALUE")))?;
         // Text needs no quotes.
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         Ok((name.to_owned(), value))

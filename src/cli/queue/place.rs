@@ -40,8 +40,8 @@ pub(in crate::cli) struct One {
 impl One {
     /// Returns the name of the queue.
     pub(in crate::cli) fn name(&self) -> Result<FullName, Failure> {
-        let name =
-            Project::parse_stored(&self.project).and_then(|project| Ok((project, QueueName::parse(&self.queue)?)));
+        let name = Project::parse_stored(&self.project)
+            .and_then(|project| Ok((project, QueueName::parse(&self.queue)?)));
         name.map_err(|fault| Failure(fault.to_string()))
     }
 
@@ -102,7 +102,11 @@ impl Location {
             Ok(directory) => Ok(Box::new(Stopped::new(directory))),
             Err(failure) => {
                 let socket = self.data_dir.join(CONTROL_SOCKET);
-                if socket.exists() { self.running(&Address::at_control_socket(&socket)) } else { Err(failure) }
+                if socket.exists() {
+                    self.running(&Address::at_control_socket(&socket))
+                } else {
+                    Err(failure)
+                }
             }
         }
     }

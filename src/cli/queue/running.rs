@@ -6,7 +6,9 @@ use super::place::Place;
 use crate::base::names::{FullName, QueueName};
 use crate::cli::Failure;
 use crate::client::{ControlClient, ControlError};
-use crate::control::{Affected, IDS_MAX, MessageLine, POP_MAX, QueueChange, QueueLine, QueuePage, RemovedLine};
+use crate::control::{
+    Affected, IDS_MAX, MessageLine, POP_MAX, QueueChange, QueueLine, QueuePage, RemovedLine,
+};
 
 /// The most queues of a page.
 const PAGE_MAX: usize = 1_000;

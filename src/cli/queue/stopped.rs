@@ -55,7 +55,12 @@ impl Stopped {
     }
 
     /// Asks each partition of a queue.
-    fn each(&mut self, name: &FullName, what: &Manage, mut take: impl FnMut(Managed)) -> Result<Option<()>, Failure> {
+    fn each(
+        &mut self,
+        name: &FullName,
+        what: &Manage,
+        mut take: impl FnMut(Managed),
+    ) -> Result<Option<()>, Failure> {
         let Some((info, _)) = self.queue(name)? else { return Ok(None) };
         for partition in info.all() {
             take(self.open()?.manage(&info, partition, what.clone()).map_err(|fault| failure(&fault))?);
@@ -106,7 +111,8 @@ impl Place for Stopped {
         let Some((info, attributes)) = self.queue(name)? else { return Ok(None) };
         let mut stats = StatsPage::default();
         for partition in info.all() {
-            let managed = self.open()?.manage(&info, partition, Manage::Stats).map_err(|fault| failure(&fault))?;
+            let managed =
+                self.open()?.manage(&info, partition, Manage::Stats).map_err(|fault| failure(&fault))?;
             if let Managed::Stats(of) = managed {
                 stats.add(partition, &of);
             }

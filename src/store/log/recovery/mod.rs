@@ -140,6 +140,5 @@ pub fn open(
         .map(|place| place.saturating_add(1))
         .max()
         .unwrap_or(0);
-    state.stopped = stopped;
     Ok((DataDir::new(state), report))
 }
