@@ -206,7 +206,7 @@ pub fn packed(data: &[u8]) {
     let mut bytes = 0;
     for record in batch.records() {
         messages += 1;
-        bytes += record.payload.len() + record.key.len() + if packed.has_keys { 8 } else { 4 };
+        bytes += record.bytes() + packed.shape.lengths_bytes();
     }
     assert_eq!((messages, bytes), (packed.count, value.len()));
 }
