@@ -16,7 +16,7 @@ use super::limits::{Limits, ProjectLimits, Rate};
 use crate::base::error::PeerFault;
 use crate::base::millis::Millis;
 use crate::base::names::Project;
-use crate::base::policy::Policies;
+use crate::base::policies::Policies;
 use crate::base::queue::QueueId;
 
 /// The part of a rate that may be used at once, as time at that rate.

@@ -145,6 +145,22 @@ pub enum PeerFault {
         /// The limit, `max_key_bytes`.
         max: usize,
     },
+    /// The headers of a message are larger than allowed.
+    HeadersTooLarge {
+        /// The length in bytes.
+        bytes: usize,
+        /// The limit, `max_headers_bytes`.
+        max: usize,
+    },
+    /// The headers of a message are not valid. The text says why.
+    Headers(&'static str),
+    /// The request has headers, but not one for each payload.
+    HeaderCount {
+        /// The number of headers.
+        headers: u32,
+        /// The number of payloads.
+        payloads: u32,
+    },
     /// The request has keys, but not one for each payload.
     KeyCount {
         /// The number of keys.
@@ -251,6 +267,8 @@ impl Fault {
                 | PeerFault::Delay { .. }
                 | PeerFault::DelayBeyondTtl { .. }
                 | PeerFault::ClaimSeconds { .. }
+                | PeerFault::Headers(_)
+                | PeerFault::HeaderCount { .. }
                 | PeerFault::KeyCount { .. } => 400,
                 PeerFault::Unauthenticated(_) => 401,
                 PeerFault::Forbidden(_) => 403,
@@ -258,7 +276,8 @@ impl Fault {
                 PeerFault::PbTimeout => 408,
                 PeerFault::PbTooLarge { .. }
                 | PeerFault::PayloadTooLarge { .. }
-                | PeerFault::KeyTooLarge { .. } => 413,
+                | PeerFault::KeyTooLarge { .. }
+                | PeerFault::HeadersTooLarge { .. } => 413,
                 PeerFault::CreditExceeded { .. }
                 | PeerFault::OverRate { .. }
                 | PeerFault::StorageFull { .. }
@@ -341,6 +360,13 @@ impl fmt::Display for PeerFault {
             Self::KeyTooLarge { bytes, max } => {
                 write!(f, "key: {bytes} bytes are more than max_key_bytes = {max}")
             }
+            Self::HeadersTooLarge { bytes, max } => {
+                write!(f, "headers: {bytes} bytes are more than max_headers_bytes = {max}")
+            }
+            Self::Headers(why) => write!(f, "headers: {why}"),
+            Self::HeaderCount { headers, payloads } => {
+                write!(f, "headers: {headers} for {payloads} payloads; none, or one for each")
+            }
             Self::KeyCount { keys, payloads } => {
                 write!(f, "keys: {keys} for {payloads} payloads; none, or one for each")
             }
@@ -401,7 +427,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_of_the_protocol() {
-        let table: [(Fault, u32); 31] = [
+        let table: [(Fault, u32); 34] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -413,6 +439,9 @@ mod tests {
             (PeerFault::ClaimSeconds { field: "ttl", value: 0, range: (1, 2) }.into(), 400),
             (StoreFault::Unsupported(NO_CLAIMS).into(), 501),
             (PeerFault::KeyCount { keys: 1, payloads: 2 }.into(), 400),
+            (PeerFault::HeaderCount { headers: 1, payloads: 2 }.into(), 400),
+            (PeerFault::Headers("x").into(), 400),
+            (PeerFault::HeadersTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::KeyTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::Unauthenticated("token expired").into(), 401),
             (PeerFault::Forbidden("consume").into(), 403),

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `names` | projects, queues and clients by name, and their stable hashes |
 //! | `attributes` | the attributes of a queue, as clients set them |
-//! | `policy` | what these ask of the server, and what the queue holds |
+//! | `policy` | what these ask of the server, and what the queue holds; `policies` of all queues |
 //! | `queue` | the id of a queue in this process, its partitions, and the shards that own them |
 //! | `partitioner` | the partition of a key or of a client |
 //! | `batch` | the messages of an append in one block of memory |
@@ -36,6 +36,7 @@ pub mod millis;
 pub mod names;
 pub mod partitioner;
 pub(crate) mod planted;
+pub mod policies;
 pub mod policy;
 pub mod queue;
 pub mod secret;

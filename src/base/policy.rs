@@ -1,12 +1,10 @@
 //! What the attributes of a queue ask of the server, what the queue holds, and how many partitions it has got. All shards
 //! share it, so that a change reaches open operations at once.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::names::QueueName;
-use super::queue::QueueId;
 
 /// What is done with messages that would exceed a limit of their queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -212,52 +210,9 @@ impl Drop for HeldShare {
     }
 }
 
-/// The policies of the queues that exist, by their ids in this process. All shards share them. Locked when a queue is
-/// created or deleted, or a shard first uses a partition of it.
-#[derive(Debug, Default)]
-pub struct Policies(Mutex<HashMap<QueueId, (QueueName, Arc<LivePolicy>)>>);
-
-impl Policies {
-    /// Adds a queue. Returns its policy.
-    pub fn add(&self, queue: QueueId, name: QueueName, policy: Policy) -> Arc<LivePolicy> {
-        let live = Arc::new(LivePolicy::new(policy));
-        self.lock().insert(queue, (name, live.clone()));
-        live
-    }
-
-    /// Removes a queue that was deleted.
-    pub fn remove(&self, queue: QueueId) {
-        self.lock().remove(&queue);
-    }
-
-    /// Returns the name and the policy of a queue.
-    pub fn get(&self, queue: QueueId) -> Option<(QueueName, Arc<LivePolicy>)> {
-        self.lock().get(&queue).cloned()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueId, (QueueName, Arc<LivePolicy>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_change_reaches_those_who_share_the_policy() {
-        let policies = Policies::default();
-        let queue = QueueId::new(0, 1);
-        let name = QueueName::parse("q").unwrap();
-        let live = policies.add(queue, name.clone(), Policy { ttl_secs: Some(60), ..Policy::default() });
-        let (of, other) = policies.get(queue).unwrap();
-        assert_eq!((of, other.ttl_secs(), other.is_limited()), (name, Some(60), false));
-        live.set(Policy { payload_max: Some(7), bytes_max: Some(100), ..Policy::default() });
-        assert_eq!((other.ttl_secs(), other.payload_max(), other.is_limited()), (None, Some(7), true));
-        assert_eq!(other.get().bytes_max, Some(100));
-        policies.remove(queue);
-        assert!(policies.get(queue).is_none());
-    }
 
     #[test]
     fn shares_add_up_and_go_with_their_holders() {

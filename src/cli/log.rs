@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use super::message_form::ShownHeader;
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
 use crate::base::millis::UnixMillis;
@@ -136,13 +137,15 @@ fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
 }
 
 #[derive(serde::Serialize)]
-struct Line {
+struct Line<'a> {
     id: String,
     timestamp: UnixMillis,
     ttl: u32,
     client: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<ShownHeader<'a>>,
     payload: String,
 }
 
@@ -196,6 +199,7 @@ fn dump(directory: &Directory, name: &(Project, QueueName), form: Form) -> Resul
                             ttl: stored.batch.ttl_secs(),
                             client: stored.batch.client().to_string(),
                             key: key.map(|key| STANDARD.encode(key)),
+                            headers: ShownHeader::all(record.headers),
                             payload: STANDARD.encode(record.payload),
                         };
                         write_json(&mut out, &line)?;

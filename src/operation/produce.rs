@@ -15,13 +15,13 @@ use super::credit::ReceiveWindow;
 use super::fates::{Answered, Fate, Fates, Pending, StoredAt};
 use super::quota::Quota;
 use super::regulator::Regulated;
-use super::request::{Copied, Copying, Request};
+use super::request::{self, Copied, Copying, Request};
 use super::resources::Resources;
 use super::routing::Routing;
 use super::subject::Subject;
 use super::word::{Acknowledged, Word};
 use crate::access::StorageShare;
-use crate::base::batch::Record;
+use crate::base::batch::{Record, Shape};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::millis::Millis;
@@ -36,7 +36,7 @@ pub struct Produce {
     /// The highest number that the client was told it may send.
     told: MsgNum,
     open: OpenBatches,
-    /// Whether the last request had keys or a delay: the next is then likely to be alike.
+    /// Whether the last request had keys, headers or a delay: the next is then likely to be alike.
     expects_more: bool,
     /// Whether the store can keep delays.
     has_claims: bool,
@@ -152,7 +152,7 @@ impl Produce {
     }
 
     /// Begins to copy a request of `bytes`, whose TTL is probably `ttl`. `expected` more bytes have already
-    /// arrived. Returns `None` if keys or a delay are expected: those payloads are copied after all of the request is
+    /// arrived. Returns `None` if keys, headers or a delay are expected: those payloads are copied after all of the request is
     /// known.
     #[inline]
     pub fn copy(
@@ -194,7 +194,7 @@ impl Produce {
                 return Err(fault.into());
             }
         };
-        self.expects_more = request.keys | request.delay > 0;
+        self.expects_more = request.keys | request.delay | request.headers > 0;
         resources.regulator.handle_received(
             &mut self.regulated,
             request.payloads.into(),
@@ -259,7 +259,7 @@ impl Produce {
         }
     }
 
-    /// Stores messages that were not copied as a whole: messages with keys or a delay, and two rare cases, a TTL that
+    /// Stores messages that were not copied as a whole: messages with keys, headers or a delay, and two rare cases, a TTL that
     /// follows the payloads in the request, and requests in which some payloads are too large.
     fn store_one_by_one(
         &mut self,
@@ -269,32 +269,37 @@ impl Produce {
         times: Times,
         resources: &mut Resources<'_>,
     ) {
-        let (max, max_key) = (resources.settings.max_payload_bytes, resources.settings.max_key_bytes);
+        // All messages of a request go into batches of one shape, so that those without headers do not close the
+        // batches of those with.
+        let shape = match request.keys {
+            _ if messages.iter().any(|message| !message.headers.is_empty()) => Shape::Headers,
+            0 => Shape::Payloads,
+            _ => Shape::Keys,
+        };
         let mut kept = 0;
-        for (index, Record { key, payload }) in messages.into_iter().enumerate() {
+        for (index, message) in messages.into_iter().enumerate() {
             let number = before.plus(index as u64 + 1);
-            if payload.len() > max {
-                let fault = PeerFault::PayloadTooLarge { bytes: payload.len(), max };
-                self.refuse(number, fault.into(), resources);
-                continue;
-            }
-            if key.len() > max_key {
-                let fault = PeerFault::KeyTooLarge { bytes: key.len(), max: max_key };
-                self.refuse(number, fault.into(), resources);
-                continue;
-            }
-            let building = if request.keys > 0 {
-                let building = self.open_keyed(times, self.routing.partition_of(key), resources);
-                building.builder.push_keyed(key, payload);
+            let headers = match request::checked_message(message, resources.settings) {
+                Ok(headers) => headers,
+                Err(fault) => {
+                    self.refuse(number, fault.into(), resources);
+                    continue;
+                }
+            };
+            let message = Record { headers: &headers, ..message };
+            let building = if shape == Shape::Payloads {
+                let building = self.open_plain(times, request.bytes, 0, resources);
+                building.builder.push(message.payload);
                 building
             } else {
-                let building = self.open_plain(times, request.bytes, 0, resources);
-                building.builder.push(payload);
+                let partition = self.routing.partition_of(message.key);
+                let building = self.open_shaped(shape, times, partition, resources);
+                building.builder.push_record(message);
                 building
             };
-            building.reserved += key.len() + payload.len();
-            kept += key.len() + payload.len();
-            self.outstanding_bytes += key.len() + payload.len();
+            building.reserved += message.bytes();
+            kept += message.bytes();
+            self.outstanding_bytes += message.bytes();
             self.open.through = number;
         }
         // Fields on the wire have headers too. The bytes of the request that are left count for the last
@@ -309,7 +314,7 @@ impl Produce {
         }
     }
 
-    /// Returns the open batch without keys if it has these times, otherwise a new one.
+    /// Returns the open batch of payloads if it has these times, otherwise a new one.
     #[inline]
     fn open_plain(
         &mut self,
@@ -333,18 +338,19 @@ impl Produce {
         )
     }
 
-    /// Returns the open batch of a partition for messages with keys if the open ones have these times, otherwise
-    /// a new one.
-    fn open_keyed(
+    /// Returns the open batch of a partition for messages with keys or headers if the open ones have this shape and these
+    /// times, otherwise a new one.
+    fn open_shaped(
         &mut self,
+        shape: Shape,
         times: Times,
         partition: Partition,
         resources: &mut Resources<'_>,
     ) -> &mut Building {
-        if !self.open.takes_keyed(times) {
+        if !self.open.takes_shaped(shape, times) {
             self.close_batches(resources);
         }
-        self.open.keyed(self.subject.caller.author, partition, times, resources.read_ns)
+        self.open.shaped(self.subject.caller.author, partition, shape, times, resources.read_ns)
     }
 
     /// Drops what was copied of a request that must be stored in another form.

@@ -1,8 +1,13 @@
 //! A producer's request: its head, and its payloads during the copy.
 
+use std::borrow::Cow;
+
 use super::resources::Resources;
-use crate::base::batch::{BatchBuilder, Savepoint};
+use super::settings::Settings;
+use crate::base::batch::{BatchBuilder, Record, Savepoint};
 use crate::base::error::{Fault, NO_CLAIMS, PeerFault, StoreFault};
+use crate::pb::headers;
+use crate::pb::wire::Malformed;
 
 /// The head of a request: everything except its messages.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +20,8 @@ pub struct Request {
     pub payloads: u32,
     /// The number of keys.
     pub keys: u32,
+    /// The number of headers.
+    pub headers: u32,
     /// The size of the request on the wire, in bytes. That much of the budget is reserved.
     pub bytes: usize,
 }
@@ -45,16 +52,20 @@ impl Request {
         if self.keys != 0 && self.keys != self.payloads {
             return Err(PeerFault::KeyCount { keys: self.keys, payloads: self.payloads }.into());
         }
-        if self.delay > 0 {
-            self.check_delay(ttl, has_claims, resources)?;
+        if self.delay | self.headers > 0 {
+            self.check_extras(ttl, has_claims, resources)?;
         }
         Ok(ttl)
     }
 
     #[cold]
-    fn check_delay(&self, ttl: u32, has_claims: bool, resources: &Resources<'_>) -> Result<(), Fault> {
+    fn check_extras(&self, ttl: u32, has_claims: bool, resources: &Resources<'_>) -> Result<(), Fault> {
         let (delay, max) = (self.delay, resources.settings.delay_max_secs);
-        if delay > max {
+        if self.headers != 0 && self.headers != self.payloads {
+            Err(PeerFault::HeaderCount { headers: self.headers, payloads: self.payloads }.into())
+        } else if delay == 0 {
+            Ok(())
+        } else if delay > max {
             Err(PeerFault::Delay { delay, max }.into())
         } else if delay >= ttl {
             Err(PeerFault::DelayBeyondTtl { delay, ttl }.into())
@@ -66,9 +77,30 @@ impl Request {
     }
 }
 
+/// Checks the sizes and the headers of a message. Returns the headers with which it is stored.
+pub(super) fn checked_message<'a>(
+    message: Record<'a>,
+    settings: &Settings,
+) -> Result<Cow<'a, [u8]>, PeerFault> {
+    let Record { key, headers, payload } = message;
+    let (bytes, max) = (payload.len(), settings.max_payload_bytes);
+    if bytes > max {
+        return Err(PeerFault::PayloadTooLarge { bytes, max });
+    }
+    let (bytes, max) = (key.len(), settings.max_key_bytes);
+    if bytes > max {
+        return Err(PeerFault::KeyTooLarge { bytes, max });
+    }
+    let (bytes, max) = (headers.len(), settings.max_headers_bytes);
+    if bytes > max {
+        return Err(PeerFault::HeadersTooLarge { bytes, max });
+    }
+    headers::checked_headers(headers).map_err(|Malformed(why)| PeerFault::Headers(why))
+}
+
 impl Copied {
     /// Returns whether all messages of the request are copied in the form in which they must be stored. A request with a
-    /// delay is never copied.
+    /// delay or headers is never copied.
     #[inline]
     pub(super) fn holds_all(&self, request: Request, ttl: u32) -> bool {
         request.keys == 0 && ttl == self.ttl && !self.is_too_large

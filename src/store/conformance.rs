@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::{Completion, NO_CLAIMS, NewQueue, Request, StateKeeping, Store, Stream};
-use crate::base::batch::{Batch, BatchBuilder, StoredBatch};
+use crate::base::batch::{Batch, BatchBuilder, Record, Shape, StoredBatch};
 use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
@@ -12,6 +12,7 @@ use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId};
 use crate::base::units::{Offset, Partition};
+use crate::pb::headers::{HeaderRef, put_header};
 
 /// The environment in which a kind of store is tested.
 pub(super) trait Lab {
@@ -301,7 +302,7 @@ pub(super) fn run<L: Lab>(lab: &L) {
     a_fetch_waits_for_the_next_append(lab);
     a_fetch_that_does_not_wait_reports_the_end(lab);
     a_clients_own_messages_are_left_out_for_it(lab);
-    keys_are_returned_with_their_payloads(lab);
+    keys_and_headers_are_returned_with_their_payloads(lab);
     expired_batches_are_not_read(lab);
     positions_are_found_by_end_and_by_time(lab);
     timestamps_never_run_backwards(lab);
@@ -578,19 +579,30 @@ fn a_clients_own_messages_are_left_out_for_it<L: Lab>(lab: &L) {
     assert_eq!(seen, [b"theirs, too"]);
 }
 
-fn keys_are_returned_with_their_payloads<L: Lab>(lab: &L) {
+fn keys_and_headers_are_returned_with_their_payloads<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    let mut builder = BatchBuilder::with_keys(ClientId::from(1), 1000, 0);
-    let messages = [(&b"k"[..], &b"one"[..]), (b"", b"two"), (b"key", b"")];
-    messages.iter().for_each(|(key, payload)| builder.push_keyed(key, payload));
-    let token = trial.append(Partition(2), builder.close());
-    assert_eq!(trial.appended(token), Offset(0)..Offset(3), "the first messages of a queue");
-    let (batches, _) = trial.read(Partition(2), Offset(0), None, 3);
-    let records: Vec<_> = batches
-        .iter()
-        .flat_map(|stored| stored.batch.records().map(|record| (record.key, record.payload)))
-        .collect();
-    assert_eq!(records, messages);
+    let mut headers = Vec::new();
+    for (name, value) in [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b"")), ("", Some(b"\0"))] {
+        put_header(HeaderRef { name, value }, &mut headers);
+    }
+    let keyed = [Record::keyed(b"k", b"one"), Record::plain(b"two"), Record::keyed(b"key", b"")];
+    let headed = [
+        Record { headers: &headers, ..Record::plain(b"three") },
+        Record { headers: &headers, ..Record::keyed(b"k", b"") },
+        Record::plain(b"four"),
+    ];
+    let mut stored = Offset(0);
+    for (shape, records) in [(Shape::Keys, &keyed), (Shape::Headers, &headed)] {
+        let mut builder = BatchBuilder::new(ClientId::from(1), 1000, 0).with_shape(shape);
+        records.iter().for_each(|record| builder.push_record(*record));
+        let token = trial.append(Partition(2), builder.close());
+        let offsets = trial.appended(token);
+        assert!(offsets.start >= stored && offsets.end == offsets.start + 3, "{offsets:?}");
+        stored = offsets.end;
+    }
+    let (batches, _) = trial.read(Partition(2), Offset(0), None, 6);
+    let records: Vec<_> = batches.iter().flat_map(|stored| stored.batch.records()).collect();
+    assert_eq!(records, [keyed, headed].concat());
 }
 
 fn expired_batches_are_not_read<L: Lab>(lab: &L) {

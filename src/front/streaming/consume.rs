@@ -21,6 +21,8 @@ pub(super) struct Consuming {
     pub(super) consume: Consume,
     /// Whether the client uses the protocol's extensions. If so, it gets the news of a rewind at once.
     pub(super) has_extensions: bool,
+    /// Whether messages are sent without their headers.
+    pub(super) is_bare: bool,
 }
 
 impl Form for MessageTemplate {
@@ -40,16 +42,27 @@ impl Form for MessageTemplate {
     }
 }
 
-/// The encoding of the messages of a batch that have the same claim, for a consumer that sees claims.
+/// The encoding of the messages of a batch that have the same claim, for a consumer that sees claims, wants no headers,
+/// or both.
 #[derive(Debug)]
-struct ClaimedForm {
+struct SelectedForm<const CLAIMED: bool, const BARE: bool> {
     template: MessageTemplate,
     /// The encoded field `claim`; empty if they have none.
     claim: Vec<u8>,
 }
 
-impl Form for ClaimedForm {
-    const SHOWS_CLAIMS: bool = true;
+impl<const CLAIMED: bool, const BARE: bool> SelectedForm<CLAIMED, BARE> {
+    fn shown(record: Record<'_>) -> Record<'_> {
+        if BARE { record.without_headers() } else { record }
+    }
+
+    fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
+        self.template.encode_with(&self.claim, offset, Self::shown(record), out);
+    }
+}
+
+impl<const CLAIMED: bool, const BARE: bool> Form for SelectedForm<CLAIMED, BARE> {
+    const SHOWS_CLAIMS: bool = CLAIMED;
 
     fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self {
         Self { template: MessageTemplate::of(partition, stored, now), claim: Vec::new() }
@@ -62,7 +75,7 @@ impl Form for ClaimedForm {
     }
 
     fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
-        self.template.encoded_length_with(&self.claim, offset, record)
+        self.template.encoded_length_with(&self.claim, offset, Self::shown(record))
     }
 }
 
@@ -109,12 +122,11 @@ impl Consuming {
             cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
         }
         while cx.has_room() && self.consume.is_ready(&cx.resources) {
-            let sent = if self.consume.shows_claims() {
-                self.send_response(cx, |form: &ClaimedForm, offset, record, out| {
-                    form.template.encode_with(&form.claim, offset, record, out);
-                })
-            } else {
-                self.send_response(cx, MessageTemplate::encode)
+            let sent = match (self.consume.shows_claims(), self.is_bare) {
+                (false, false) => self.send_response(cx, MessageTemplate::encode),
+                (true, false) => self.send_response(cx, SelectedForm::<true, false>::encode),
+                (false, true) => self.send_response(cx, SelectedForm::<false, true>::encode),
+                (true, true) => self.send_response(cx, SelectedForm::<true, true>::encode),
             };
             if !sent {
                 break;
@@ -142,7 +154,7 @@ impl Consuming {
         if self.consume.owes_marker() {
             let Some(taken) = self.consume.take_marked(cx.resources.now) else { return false };
             let origin = origin(&taken.stored, taken.is_live);
-            let message = marked_message(taken, cx.resources.now);
+            let message = marked_message(taken, self.is_bare, cx.resources.now);
             let body = message.encoded_len();
             length = 1 + varint_length(body as u64) + body;
             marked = Some((message, origin));
@@ -207,10 +219,10 @@ impl Consuming {
     }
 }
 
-fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
+fn marked_message(marked: Marked, is_bare: bool, now: Now) -> MessageAndMetadata {
     let Marked { partition, stored, offset, record, claim, marker, .. } = marked;
-    let Record { key, payload } =
-        stored.batch.record_at(record).map_or(Record { key: &[], payload: &[] }, |(_, record)| record);
+    let record = stored.batch.record_at(record).map_or(Record::default(), |(_, record)| record);
+    let Record { key, headers, payload } = if is_bare { record.without_headers() } else { record };
     MessageAndMetadata {
         marker: Some(marker),
         id: Some(message_id(partition, offset)),
@@ -222,6 +234,7 @@ fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
         timestamp_ms: i64::try_from(stored.timestamp.get()).ok(),
         delay: stored.delay_left_secs(now.unix),
         claim_count: None,
+        headers: (!headers.is_empty()).then(|| Bytes::copy_from_slice(headers)),
     }
 }
 

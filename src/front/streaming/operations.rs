@@ -284,11 +284,11 @@ impl Operations {
         if self.draining {
             return self.fail(Fault::Draining, cx);
         }
-        let Shown { echo, claimed, has_extensions } = waiting.shown;
+        let Shown { echo, claimed, has_extensions, is_bare } = waiting.shown;
         let exclude = (!echo).then_some(self.caller.author.client);
         let view = if claimed { View::Live } else { View::Unclaimed };
         let consume = Consume::start(beginning, exclude, view, waiting.only);
-        let consuming = Consuming { consume, has_extensions };
+        let consuming = Consuming { consume, has_extensions, is_bare };
         accept(self.caller.seconds_left(cx.resources.now), &mut cx.reply);
         self.state = State::Consuming(Box::new(consuming));
     }

@@ -3,38 +3,18 @@
 
 use std::collections::VecDeque;
 
-use serde_json::{Map, Value};
-
-use super::{Alteration, Asking, ChangeId, Connections, Core};
+use super::wishes::Checked;
+use super::{Asking, ChangeId, Connections, Core};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
 use crate::base::names::FullName;
 use crate::base::queue::QueueId;
-use crate::store::{NewQueue, Store};
+use crate::store::Store;
 
 /// The time after which a change in the store is late, because the disk is slow or fails. Operations that wait
 /// to open a queue that is being deleted are refused at this interval, and draining does not wait for the change.
 const LATE: Millis = Millis::new(1_000);
-
-/// A wish of the operator about one queue.
-#[derive(Clone, Debug)]
-pub enum Wish {
-    /// Describe it.
-    Find,
-    /// Create it with these attributes, unless it exists.
-    Create(Map<String, Value>),
-    /// Alter it.
-    Alter(Alteration),
-}
-
-/// A wish whose creation was checked.
-#[derive(Debug)]
-pub(super) enum Checked {
-    Find,
-    Create(NewQueue),
-    Alter(Alteration),
-}
 
 /// A request that waits for the end of an opening or a change of the same queue.
 #[derive(Debug)]

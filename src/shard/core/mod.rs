@@ -20,7 +20,7 @@
 //! | `queues` | opens, creates and forgets queues; `catalogue` remembers them |
 //! | `changes` | what the home's store changes, one request of a queue at a time |
 //! | `deletions` | deletes queues |
-//! | `alterations` | describes, creates and alters queues for the operator |
+//! | `alterations` | describes, creates and alters queues for the operator; `wishes`: what is asked and answered |
 //! | `desk` | the operator's requests about messages |
 //! | `letter` | the letters between shards |
 //! | `shortage` | the reaction to a shortage of memory |
@@ -63,10 +63,9 @@ mod shortage;
 mod slab;
 mod snapshot;
 mod verdicts;
+mod wishes;
 
-pub use alterations::{AlterFault, Alteration, Created, Described, Granted};
 pub use authentication::AuthCounters;
-pub use changes::Wish;
 pub use connection::{Connection, Env};
 pub use deletions::{Deleted, FORGET};
 pub use letter::{
@@ -79,6 +78,7 @@ pub use roster::{ConnectionState, Position, ROSTER_SLOTS, Roster};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
+pub use wishes::{AlterFault, Alteration, Created, Described, Granted, Wish};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::changes::{Checked, Waiter};
+use super::changes::Waiter;
+use super::wishes::Checked;
 use super::{Asking, ChangeId, Connections, Core, Created, Letter, OpenToken};
 use crate::access::{Permit, Use};
 use crate::base::clock::Now;

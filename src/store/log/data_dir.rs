@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::catalogue::{Altered, Place};
 use super::disk::{Directory, NewPlace};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
@@ -43,8 +44,8 @@ pub(super) struct SharedState {
     pub next_place: u32,
     pub next_number: u64,
     pub next_incarnation: u64,
-    /// The lengths of the shards' catalogues, in bytes.
-    pub catalogue_ends: Vec<u64>,
+    /// The shards' catalogues.
+    pub catalogues: Vec<Place>,
     /// The directory's timelines, and the key that signs markers.
     pub history: History,
     /// The latest timestamp that recovery found.
@@ -68,7 +69,7 @@ impl SharedState {
 pub(super) struct ShardStart {
     pub pasts: Vec<(PartitionId, Past)>,
     pub segments: Vec<Arc<Segment>>,
-    pub catalogue_end: u64,
+    pub catalogue: Place,
 }
 
 impl DataDir {
@@ -174,6 +175,22 @@ impl DataDir {
         Life { signing: state.signing(), ..life }
     }
 
+    /// Returns an alteration that is about to be written.
+    pub(super) fn conceive_alteration(&self, partitions: u16, attributes: Attributes) -> Altered {
+        let mut state = self.lock();
+        state.next_incarnation += 1;
+        Altered { number: state.next_incarnation, partitions, attributes }
+    }
+
+    /// Records a queue that was altered. Returns `None` if it does not exist.
+    pub(super) fn alter(&self, name: &FullName, incarnation: u64, altered: Altered) -> Option<Life> {
+        let mut state = self.lock();
+        let signing = state.signing();
+        let life = state.queues.get_mut(name).filter(|life| life.incarnation == incarnation)?;
+        (life.partitions, life.attributes) = (altered.partitions, altered.attributes);
+        Some(Life { signing, ..life.clone() })
+    }
+
     /// Returns the incarnation of a queue, or `None` if there is no queue of that name.
     pub(super) fn incarnation(&self, name: &FullName) -> Option<u64> {
         self.lock().queues.get(name).map(|life| life.incarnation)
@@ -204,7 +221,7 @@ impl DataDir {
         ShardStart {
             pasts: state.pasts.extract_if(.., is_owner).map(|(id, _, past)| (id, past)).collect(),
             segments: state.segments.extract_if(.., is_its).collect(),
-            catalogue_end: state.catalogue_ends.get(usize::from(shard)).copied().unwrap_or_default(),
+            catalogue: state.catalogues.get(usize::from(shard)).copied().unwrap_or_default(),
         }
     }
 

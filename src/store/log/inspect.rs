@@ -303,7 +303,7 @@ fn deleted_and_stopped(directory: &dyn Directory, files: &[(FileName, u64)]) -> 
             _ => {}
         }
     }
-    (catalogue::merge(records.into_iter()).1, stopped)
+    (catalogue::merge(records.into_iter()).deleted, stopped)
 }
 
 /// Returns the number of intact runs in an index. Returns 0 if the index belongs to an earlier life of its

@@ -114,7 +114,7 @@ use self::timestamps::Timestamps;
 use self::turn::TICK;
 use self::writer::Writer;
 use super::fetch::Fetch;
-use super::{Completion, QueueSummary, Request, StateKeeping, Store, StoreCounters, Tail};
+use super::{Completion, NewQueue, QueueSummary, Request, StateKeeping, Store, StoreCounters, Tail};
 use crate::access::Tenants;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
@@ -144,7 +144,7 @@ pub struct Log<T: Asker, D> {
 impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Creates the store of shard `shard` of `shards`.
     pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &Settings) -> Self {
-        let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
+        let ShardStart { pasts, segments, catalogue } = dir.take_shard(shard, shards);
         let stateful = pasts.iter().filter(|(_, past)| past.keep().is_whole()).map(|(id, _)| *id).collect();
         let used = pasts.iter().fold(Features::NONE, |used, (id, _)| used | Features::of_partition(id.1));
         let found = pasts.into_iter().map(|(id, past)| {
@@ -159,7 +159,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         };
         let is_synced = config.durability == Durability::Fsync;
         let mut log = Self {
-            queues: Queues::new(shard, catalogue_end),
+            queues: Queues::new(shard, catalogue),
             partitions: Partitions::new(found, share(config.tail_bytes)),
             segments: Segments::new(shard, shards, limits, segments, used),
             writer: Writer::new(shard, config.segment_bytes, is_synced),
@@ -184,6 +184,10 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         match request {
             Request::Open { token, queue, name, create } => {
                 self.queues.open(&self.dir, token, queue, name, create, &mut self.completions);
+            }
+            Request::Alter { token, name, attributes, partitions } => {
+                let new = NewQueue { partitions, attributes };
+                self.queues.alter(&self.dir, token, name, new, &mut self.completions);
             }
             Request::Delete { token, name } => {
                 self.queues.delete(&self.dir, token, name, &mut self.completions);

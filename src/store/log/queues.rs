@@ -1,10 +1,10 @@
-//! The queues that a shard's clients use: finds, creates, deletes and forgets them.
+//! The queues that a shard's clients use: finds, creates, alters, deletes and forgets them.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use super::catalogue::Record;
+use super::catalogue::{Altered, Place, Record, beginning};
 use super::data_dir::DataDir;
 use super::disk::{Disk, FileName, Step};
 use super::format::PartitionId;
@@ -32,18 +32,49 @@ struct OldQueue<T: Asker> {
     incarnation: u64,
 }
 
+/// A request to alter a queue.
+#[derive(Debug)]
+struct Alteration<T: Asker> {
+    token: T::Change,
+    name: FullName,
+    incarnation: u64,
+    new: NewQueue,
+}
+
 /// A change that waits to be written to the catalogue.
 #[derive(Debug)]
 enum Change<T: Asker> {
     Make(Creation<T>),
+    Alter(Alteration<T>),
     Delete(OldQueue<T>),
+}
+
+impl<T: Asker> Change<T> {
+    fn name(&self) -> &FullName {
+        match self {
+            Self::Make(new) => &new.name,
+            Self::Alter(of) => &of.name,
+            Self::Delete(old) => &old.name,
+        }
+    }
 }
 
 /// A change whose record is being written.
 #[derive(Debug)]
 enum Writing<T: Asker> {
     Made(Creation<T>, Life),
+    Altered(Alteration<T>, Altered),
     Deleted(OldQueue<T>),
+}
+
+impl<T: Asker> Writing<T> {
+    fn name(&self) -> &FullName {
+        match self {
+            Self::Made(new, _) => &new.name,
+            Self::Altered(of, _) => &of.name,
+            Self::Deleted(old) => &old.name,
+        }
+    }
 }
 
 /// The queues that a shard's clients use, and the writes to the shard's catalogue file.
@@ -57,10 +88,15 @@ pub(super) struct Queues<T: Asker> {
     waiting: VecDeque<Change<T>>,
     /// Changes that are being written.
     writing: Vec<Writing<T>>,
-    /// Deletions whose write failed. The next write repeats them, because their records may be on the disk.
-    failed: Vec<OldQueue<T>>,
+    /// Alterations and deletions whose write failed. The next write repeats them, because their records may be on the
+    /// disk.
+    failed: Vec<Change<T>>,
     /// The length of the catalogue, in bytes.
     end: u64,
+    /// Whether the catalogue has the version of a file with alterations.
+    takes_alterations: bool,
+    /// Whether the write in progress has alterations.
+    alters: bool,
     /// The length of the catalogue after the write in progress.
     end_written: Option<u64>,
     /// The end of the bytes that a failed write may have left behind; at least `end`.
@@ -68,8 +104,9 @@ pub(super) struct Queues<T: Asker> {
 }
 
 impl<T: Asker> Queues<T> {
-    /// Creates the queues of a shard whose catalogue is `end` bytes long.
-    pub(super) fn new(shard: u16, end: u64) -> Self {
+    /// Creates the queues of a shard that appends to this catalogue.
+    pub(super) fn new(shard: u16, catalogue: Place) -> Self {
+        let Place { end, takes_alterations } = catalogue;
         Self {
             shard,
             known: HashMap::new(),
@@ -77,6 +114,8 @@ impl<T: Asker> Queues<T> {
             writing: Vec::new(),
             failed: Vec::new(),
             end,
+            takes_alterations,
+            alters: false,
             end_written: None,
             dirty_end: end,
         }
@@ -122,6 +161,25 @@ impl<T: Asker> Queues<T> {
         completions.push_back(Completion::Opened { token, result });
     }
 
+    /// Alters a queue. [`Self::handle_written`] answers once the alteration is durable. If no such queue exists, this
+    /// method answers.
+    pub(super) fn alter(
+        &mut self,
+        dir: &DataDir,
+        token: T::Change,
+        name: FullName,
+        new: NewQueue,
+        completions: &mut VecDeque<Completion<T>>,
+    ) {
+        debug_assert!(!self.is_changing(&name), "{name:?} is changed already");
+        match dir.incarnation(&name) {
+            Some(incarnation) => {
+                self.waiting.push_back(Change::Alter(Alteration { token, name, incarnation, new }));
+            }
+            None => completions.push_back(Completion::Altered { token, result: Err(StoreFault::NoQueue) }),
+        }
+    }
+
     /// Deletes a queue. [`Self::handle_written`] answers once the deletion is durable. If no such queue
     /// exists, this method answers.
     pub(super) fn delete(
@@ -140,18 +198,10 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// Returns whether a queue of that name is being created or deleted.
+    /// Returns whether a queue of that name is being created, altered or deleted.
     fn is_changing(&self, name: &FullName) -> bool {
-        let waiting = self.waiting.iter().map(|change| match change {
-            Change::Make(new) => &new.name,
-            Change::Delete(old) => &old.name,
-        });
-        let writing = self.writing.iter().map(|writing| match writing {
-            Writing::Made(new, _) => &new.name,
-            Writing::Deleted(old) => &old.name,
-        });
-        let failed = self.failed.iter().map(|old| &old.name);
-        waiting.chain(writing).chain(failed).any(|of| of == name)
+        let writing = self.writing.iter().map(Writing::name);
+        self.waiting.iter().chain(&self.failed).map(Change::name).chain(writing).any(|of| of == name)
     }
 
     /// Writes the waiting changes to the catalogue, one write at a time.
@@ -162,12 +212,12 @@ impl<T: Asker> Queues<T> {
         }
     }
 
-    /// Writes again after a failed write: repeats its deletions, and erases the rest of it. Called at a tick,
-    /// because the disk may fail again.
+    /// Writes again after a failed write: repeats its alterations and deletions, and erases the rest of it. Called at a
+    /// tick, because the disk may fail again.
     ///
     /// A failed write may have reached the disk. A deletion is therefore not answered with a failure: the
-    /// queue would go on, and a restart could drop it with everything acknowledged since. A creation is: a
-    /// restart finds an empty queue at worst.
+    /// queue would go on, and a restart could drop it with everything acknowledged since. Nor is an alteration: a
+    /// restart could find what was refused. A creation is: a restart finds an empty queue at worst.
     pub(super) fn retry(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
         if self.end_written.is_none() && self.needs_retry() {
             self.begin(dir, disk);
@@ -186,43 +236,62 @@ impl<T: Asker> Queues<T> {
 
     fn begin(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
         let records = self.take_changes(dir);
-        self.submit(records, disk);
+        let alters = records.iter().any(|record| matches!(record, Record::Altered(..)));
+        let bytes = records.iter().flat_map(Record::encode).collect();
+        self.submit(bytes, alters, disk);
     }
 
     /// Takes the changes to write. Returns their records.
-    fn take_changes(&mut self, dir: &DataDir) -> Vec<u8> {
+    fn take_changes(&mut self, dir: &DataDir) -> Vec<Record> {
         let mut records = Vec::new();
-        for change in self.failed.drain(..).map(Change::Delete).chain(self.waiting.drain(..)) {
+        for change in self.failed.drain(..).chain(self.waiting.drain(..)) {
             let (writing, record) = match change {
                 Change::Make(creation) => {
                     let NewQueue { partitions, attributes } = creation.new.clone();
-                    let life = dir.conceive(partitions, attributes);
+                    let life = dir.conceive(partitions, attributes.clone());
+                    if !attributes.is_empty() {
+                        let altered = Altered { number: life.incarnation, partitions, attributes };
+                        records.push(Record::Altered(life.incarnation, altered));
+                    }
                     let record = Record::Made(creation.name.clone(), life.clone());
                     (Writing::Made(creation, life), record)
+                }
+                Change::Alter(of) => {
+                    let NewQueue { partitions, attributes } = of.new.clone();
+                    let altered = dir.conceive_alteration(partitions, attributes);
+                    let record = Record::Altered(of.incarnation, altered.clone());
+                    (Writing::Altered(of, altered), record)
                 }
                 Change::Delete(old) => {
                     let record = Record::Deleted(old.incarnation);
                     (Writing::Deleted(old), record)
                 }
             };
-            records.extend(record.encode());
+            records.push(record);
             self.writing.push(writing);
         }
         records
     }
 
-    fn submit(&mut self, mut records: Vec<u8>, disk: &mut impl Disk<Tag>) {
+    fn submit(&mut self, mut records: Vec<u8>, alters: bool, disk: &mut impl Disk<Tag>) {
         let end = self.end + records.len() as u64;
         // Zeros overwrite the bytes that a failed write may have left behind.
         records.resize(records.len() + self.dirty_end.saturating_sub(end) as usize, 0);
         self.dirty_end = self.dirty_end.max(end);
         self.end_written = Some(end);
         let file = FileName::Catalogue(self.shard);
-        disk.submit(Tag::Catalogue, vec![Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]);
+        let mut steps = Vec::new();
+        self.alters = alters;
+        if alters && !self.takes_alterations {
+            // An earlier version of the server must not find an alteration behind a head that it knows.
+            steps.extend([Step::Write(file, 0, Arc::new(beginning(true))), Step::Sync(file)]);
+        }
+        steps.extend([Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]);
+        disk.submit(Tag::Catalogue, steps);
     }
 
-    /// Handles the end of a catalogue write. If it failed, creations fail, and deletions wait for the next
-    /// write.
+    /// Handles the end of a catalogue write. If it failed, creations fail, and alterations and deletions wait for the
+    /// next write.
     pub(super) fn handle_written(
         &mut self,
         dir: &DataDir,
@@ -235,6 +304,7 @@ impl<T: Asker> Queues<T> {
             tracing::error!(shard = self.shard, told, %error, "catalogue write failed");
         } else if let Some(end) = end {
             (self.end, self.dirty_end) = (end, end);
+            self.takes_alterations |= self.alters;
         }
         for writing in self.writing.drain(..) {
             match writing {
@@ -244,7 +314,14 @@ impl<T: Asker> Queues<T> {
                     completions.push_back(Completion::Opened { token, result });
                 }
                 Writing::Deleted(old) if result.is_err() => {
-                    self.failed.push(old);
+                    self.failed.push(Change::Delete(old));
+                }
+                Writing::Altered(of, _) if result.is_err() => {
+                    self.failed.push(Change::Alter(of));
+                }
+                Writing::Altered(Alteration { token, name, incarnation, .. }, altered) => {
+                    let result = dir.alter(&name, incarnation, altered).ok_or(StoreFault::NoQueue);
+                    completions.push_back(Completion::Altered { token, result });
                 }
                 Writing::Deleted(OldQueue { token, name, incarnation }) => {
                     dir.delete(&name, incarnation);

@@ -27,7 +27,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     #[inline]
     pub(super) fn id(&mut self, key: PartitionKey) -> Option<PartitionId> {
         let Self { queues, partitions, dir, .. } = self;
-        queues.id(dir, key, |id| partitions.add(key, id))
+        queues.id(dir, key, |id| partitions.add(key, id, |end| dir.jump(id, end)))
     }
 
     /// Returns what reading needs.

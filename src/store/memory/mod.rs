@@ -32,6 +32,7 @@ use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::limits::CLOCK_STEP_MAX;
 use crate::base::millis::{Millis, UnixMillis};
+use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
 use crate::base::units::{Offset, Partition};
 
@@ -113,6 +114,8 @@ pub struct Memory<T: Asker> {
     when_full: WhenFull,
     incarnation: u64,
     signing: Signing,
+    /// The queues whose home is this shard.
+    queues: HashMap<FullName, NewQueue>,
     /// The projects, if their storage is limited.
     tenants: Option<Arc<Tenants>>,
     fence: Fence,
@@ -136,6 +139,7 @@ impl<T: Asker> Memory<T> {
             when_full,
             incarnation,
             signing: Signing { key: uuid::Uuid::new_v4().as_u128(), ..Signing::default() },
+            queues: HashMap::new(),
             tenants: None,
             fence: Fence::default(),
             completions: VecDeque::new(),
@@ -147,6 +151,11 @@ impl<T: Asker> Memory<T> {
     /// Returns the cost of all batches, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn life(&self, name: &FullName) -> Result<Life, StoreFault> {
+        let NewQueue { partitions, attributes } = self.queues.get(name).ok_or(StoreFault::NoQueue)?.clone();
+        Ok(Life { incarnation: self.incarnation, partitions, signing: self.signing, attributes })
     }
 
     fn append(&mut self, now: Now, token: T::Append, stream: Stream, key: PartitionKey, batch: Batch) {
@@ -329,15 +338,17 @@ impl<T: Asker> Store<T> for Memory<T> {
 
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
-            Request::Open { token, create, .. } => {
-                let life = |NewQueue { partitions, attributes }| Life {
-                    incarnation: self.incarnation,
-                    partitions,
-                    signing: self.signing,
-                    attributes,
-                };
-                let result = create.map(life).ok_or(StoreFault::NoQueue);
+            Request::Open { token, name, create, .. } => {
+                if let Some(new) = create {
+                    self.queues.entry(name.clone()).or_insert(new);
+                }
+                let result = self.life(&name);
                 self.completions.push_back(Completion::Opened { token, result });
+            }
+            Request::Alter { token, name, attributes, partitions } => {
+                self.queues.entry(name.clone()).and_modify(|of| *of = NewQueue { partitions, attributes });
+                let result = self.life(&name);
+                self.completions.push_back(Completion::Altered { token, result });
             }
             Request::Delete { token, .. } => {
                 let result = Err(StoreFault::NoCatalogue);

@@ -1,0 +1,56 @@
+//! The policies of all queues, by their ids in this process.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::names::QueueName;
+use super::policy::{LivePolicy, Policy};
+use super::queue::QueueId;
+
+/// The policies of the queues that exist, by their ids in this process. All shards share them. Locked when a queue is
+/// created or deleted, or a shard first uses a partition of it.
+#[derive(Debug, Default)]
+pub struct Policies(Mutex<HashMap<QueueId, (QueueName, Arc<LivePolicy>)>>);
+
+impl Policies {
+    /// Adds a queue. Returns its policy.
+    pub fn add(&self, queue: QueueId, name: QueueName, policy: Policy) -> Arc<LivePolicy> {
+        let live = Arc::new(LivePolicy::new(policy));
+        self.lock().insert(queue, (name, live.clone()));
+        live
+    }
+
+    /// Removes a queue that was deleted.
+    pub fn remove(&self, queue: QueueId) {
+        self.lock().remove(&queue);
+    }
+
+    /// Returns the name and the policy of a queue.
+    pub fn get(&self, queue: QueueId) -> Option<(QueueName, Arc<LivePolicy>)> {
+        self.lock().get(&queue).cloned()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueId, (QueueName, Arc<LivePolicy>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_reaches_those_who_share_the_policy() {
+        let policies = Policies::default();
+        let queue = QueueId::new(0, 1);
+        let name = QueueName::parse("q").unwrap();
+        let live = policies.add(queue, name.clone(), Policy { ttl_secs: Some(60), ..Policy::default() });
+        let (of, other) = policies.get(queue).unwrap();
+        assert_eq!((of, other.ttl_secs(), other.is_limited()), (name, Some(60), false));
+        live.set(Policy { payload_max: Some(7), bytes_max: Some(100), ..Policy::default() });
+        assert_eq!((other.ttl_secs(), other.payload_max(), other.is_limited()), (None, Some(7), true));
+        assert_eq!(other.get().bytes_max, Some(100));
+        policies.remove(queue);
+        assert!(policies.get(queue).is_none());
+    }
+}
