@@ -141,8 +141,8 @@ impl Claim {
     ) -> Result<(), PeerFault> {
         let (now, settings) = (resources.now.mono, resources.settings);
         self.expire(resources);
-        let (ttl, queue) = (self.terms.ttl_secs(), self.subject.queue);
-        let (lists, named) = request.check(self.window.sent(), ttl, &queue, settings)?;
+        let (ttl, queue) = (self.terms.ttl_secs(), &self.subject.queue);
+        let (lists, named) = request.check(self.window.sent(), ttl, queue, settings)?;
         self.window.raise(request.credit);
         let client = self.client();
         let mut plan = Plan::new(client);

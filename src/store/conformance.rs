@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Completion, NO_CLAIMS, Request, StateKeeping, Store, Stream};
+use super::{Completion, NO_CLAIMS, NewQueue, Request, StateKeeping, Store, Stream};
 use crate::base::batch::{Batch, BatchBuilder, Record, Shape, StoredBatch};
 use crate::base::claim::View;
 use crate::base::clock::Now;
@@ -108,8 +108,8 @@ impl<'a, L: Lab> Trial<'a, L> {
 
     fn open_queue(&mut self, name: QueueName, create: Option<u16>) -> Result<super::Life, StoreFault> {
         let (queue, project) = (self.queue, Project::parse("conformance").unwrap());
-        let token =
-            self.submit("open", |token| Request::Open { token, queue, name: (project, name), create });
+        let (name, create) = ((project, name), create.map(NewQueue::plain));
+        let token = self.submit("open", |token| Request::Open { token, queue, name, create });
         match self.completion_of(token) {
             Completion::Opened { result, .. } => result,
             other => panic!("{other:?}"),
@@ -457,7 +457,8 @@ fn a_deleted_queue_does_not_exist_and_another_takes_its_name<L: Lab>(lab: &L) {
         Completion::Claimed { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Watched { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Settled { result, .. } => result.err() == Some(StoreFault::Deleted),
-        Completion::Opened { .. } | Completion::Deleted { .. } => false,
+        Completion::Managed { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Opened { .. } | Completion::Altered { .. } | Completion::Deleted { .. } => false,
     };
     let told = trial.completion_of(parked);
     assert!(is_deleted(told), "a waiting fetch gets the fault");

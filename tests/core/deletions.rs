@@ -107,7 +107,8 @@ impl Shard {
         let Some(Request::Open { token, queue, .. }) = self.script.borrow_mut().asked.pop_front() else {
             panic!("the store was not asked to open a queue")
         };
-        let life = Life { incarnation, partitions: 3, signing: Signing::default() };
+        let life =
+            Life { incarnation, partitions: 3, signing: Signing::default(), attributes: Default::default() };
         self.says(Completion::Opened { token, result: Ok(life) });
         queue
     }

@@ -462,8 +462,14 @@ pub fn marker(data: &[u8]) {
     let _ = ClientId::parse(text);
     let Ok(Start::Marker(marker)) = Start::parse(text) else { return };
     for partitions in [1, 8, 64] {
-        let queue =
-            QueueInfo { id: QueueId(1), incarnation: 9, partitions, hash: 7, signing: Default::default() };
+        let queue = QueueInfo {
+            id: QueueId(1),
+            incarnation: 9,
+            partitions,
+            hash: 7,
+            signing: Default::default(),
+            policy: Default::default(),
+        };
         if let Ok(MarkerPlace::Here(positions) | MarkerPlace::OtherTimeline(_, positions)) =
             marker.place(&queue)
         {

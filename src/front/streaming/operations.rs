@@ -234,12 +234,13 @@ impl Operations {
         let Some(Setup { address, wishes }) = setup.take() else { return };
         // The operation's own copy needs no grant. It would stay in use after a change.
         let (operation, caller) = (self.operation, Caller { granted: None, ..self.caller.clone() });
+        let partitions = queue.partitions;
         let subject = Subject { operation, caller, name: address.queue, queue };
         let token_expires = self.caller.seconds_left(cx.resources.now);
         match wishes {
             Wishes::Produce => {
                 let author = self.caller.author;
-                let routing = Routing::of(author, only, queue.partitions, local_partition);
+                let routing = Routing::of(author, only, partitions, local_partition);
                 let produce = Produce::start(subject, routing, has_claims, &mut cx.resources);
                 let granted = produce.granted();
                 self.state = State::Producing(Box::new(produce));

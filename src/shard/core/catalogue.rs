@@ -34,7 +34,7 @@ impl Catalogue {
 
     /// Returns a queue, if it is known.
     pub fn get(&self, name: &FullName) -> Option<QueueInfo> {
-        self.queues.get(name).copied()
+        self.queues.get(name).cloned()
     }
 
     /// Returns all known queues.
@@ -74,10 +74,10 @@ impl Catalogue {
     /// Records a queue. If the name is already known, keeps and returns the known queue.
     pub fn record(&mut self, name: FullName, info: QueueInfo) -> QueueInfo {
         match self.queues.entry(name) {
-            Entry::Occupied(known) => *known.get(),
+            Entry::Occupied(known) => known.get().clone(),
             Entry::Vacant(vacant) => {
                 self.made += usize::from(info.id.home() == self.shard);
-                *vacant.insert(info)
+                vacant.insert(info).clone()
             }
         }
     }
@@ -94,7 +94,14 @@ mod tests {
         catalogue
             .record(
                 full,
-                QueueInfo { id, incarnation: 1, partitions: 1, hash: 1, signing: Default::default() },
+                QueueInfo {
+                    id,
+                    incarnation: 1,
+                    partitions: 1,
+                    hash: 1,
+                    signing: Default::default(),
+                    policy: Default::default(),
+                },
             )
             .id
     }

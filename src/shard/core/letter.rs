@@ -19,9 +19,10 @@ impl Asker for Connections {
     type Append = AppendToken;
     type Fetch = PartitionToken;
     type Resolve = PartitionToken;
-    type Delete = DeletionId;
+    type Change = DeletionId;
     type Claim = ClaimToken;
     type Settle = SettleToken;
+    type Manage = ManageId;
 }
 
 /// The address of an operation: where an answer goes.
@@ -97,6 +98,10 @@ pub struct SettleToken {
 /// The token of a deletion: a number that the queue's home has chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeletionId(pub(super) u64);
+
+/// The token of a request about messages of this shard: a number that the shard has chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ManageId(pub(super) u64);
 
 impl Asking {
     /// Returns the stream of the operation's appends.

@@ -13,7 +13,7 @@ use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::base::units::Partition;
 use crate::operation::Answer;
-use crate::store::{Completion, Life, Request, Store};
+use crate::store::{Completion, Life, NewQueue, Request, Store};
 
 /// Whether a queue is created if it does not exist.
 #[derive(Debug)]
@@ -109,7 +109,8 @@ impl<S: Store<Connections>> Core<S> {
         }
         // The store may hold a queue that is not in the catalogue. Such a queue is opened despite the limits.
         let creation = if may_create { self.creation(now, &name.0) } else { Creation::Forbidden };
-        let create = matches!(creation, Creation::Allowed(_)).then_some(self.settings.partitions);
+        let create =
+            matches!(creation, Creation::Allowed(_)).then(|| NewQueue::plain(self.settings.partitions));
         let queue = self.catalogue.next_id();
         let (others, waiters) = (Vec::new(), VecDeque::new());
         self.openings.insert(queue, Opening { name: name.clone(), creation, others, waiters });
@@ -146,9 +147,10 @@ impl<S: Store<Connections>> Core<S> {
     ) -> QueueInfo {
         let permit = permit.unwrap_or_else(|| self.tenants.get(&name.0, now).hold(Use::Queue));
         self.tenants.hold_queue(id, permit);
-        let Life { incarnation, partitions, signing } = life;
+        let Life { incarnation, partitions, signing, attributes } = life;
         let hash = queue_hash(&name.0, &name.1);
-        self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing })
+        let policy = self.tenants.policies().add(id, name.1.clone(), attributes.policy());
+        self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing, policy })
     }
 
     /// Handles the store's answer to an opening or a deletion.
@@ -162,7 +164,9 @@ impl<S: Store<Connections>> Core<S> {
             | Completion::Resolved { .. }
             | Completion::Claimed { .. }
             | Completion::Watched { .. }
-            | Completion::Settled { .. } => {}
+            | Completion::Settled { .. }
+            | Completion::Managed { .. }
+            | Completion::Altered { .. } => {}
         }
     }
 
@@ -215,6 +219,7 @@ impl<S: Store<Connections>> Core<S> {
         // On a partition's owner, the queue may be known only to the store.
         self.catalogue.forget(queue);
         self.tenants.release_queue(queue);
+        self.tenants.policies().remove(queue);
         self.store.forget(queue, incarnation);
         self.is_asked = true;
     }

@@ -139,7 +139,10 @@ impl<S: Store<Connections>> Core<S> {
     pub(super) fn handle_done(&mut self, now: Now, mut completion: Completion<Connections>) {
         let shard = match &mut completion {
             // This shard is the queue's home, and finishes these for all shards.
-            Completion::Opened { .. } | Completion::Deleted { .. } => {
+            Completion::Opened { .. }
+            | Completion::Deleted { .. }
+            | Completion::Altered { .. }
+            | Completion::Managed { .. } => {
                 return self.handle_changed(now, completion);
             }
             Completion::Appended { token, result } => {
@@ -201,7 +204,10 @@ impl<S: Store<Connections>> Core<S> {
                 (by, Answer::Settled { sequence, partition, result })
             }
             // The queue's home finishes these.
-            Completion::Opened { .. } | Completion::Deleted { .. } => return,
+            Completion::Opened { .. }
+            | Completion::Deleted { .. }
+            | Completion::Altered { .. }
+            | Completion::Managed { .. } => return,
         };
         self.with_dirty(now, by.connection, |connection, env| {
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));

@@ -70,9 +70,10 @@ impl<T: Asker> Asker for Inner<T> {
     type Append = AppendBy<T::Append>;
     type Fetch = FetchBy<T::Fetch>;
     type Resolve = T::Resolve;
-    type Delete = T::Delete;
+    type Change = T::Change;
     type Claim = Infallible;
     type Settle = Infallible;
+    type Manage = Infallible;
 }
 
 /// Returns the hidden partition that holds a partition's notes.

@@ -205,6 +205,8 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             Completion::Deleted { token, result } => Completion::Deleted { token, result },
             Completion::Claimed { token, .. } | Completion::Watched { token, .. } => match token {},
             Completion::Settled { token, .. } => match token {},
+            Completion::Managed { token, .. } => match token {},
+            Completion::Altered { token, result } => Completion::Altered { token, result },
         })
     }
 
@@ -288,6 +290,14 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
                 Request::Resolve { token, partition, position }
             }
             Request::Delete { token, name } => Request::Delete { token, name },
+            Request::Alter { token, name, attributes, partitions } => {
+                Request::Alter { token, name, attributes, partitions }
+            }
+            Request::Manage { token, .. } => {
+                let result = Err(StoreFault::Unsupported("this server cannot do that yet"));
+                self.out.completions.push_back(Completion::Managed { token, result });
+                return Ok(());
+            }
             Request::Claim { partition, .. }
             | Request::Watch { partition, .. }
             | Request::Settle { partition, .. }
@@ -456,6 +466,9 @@ fn outer<T: Asker>(request: Request<Inner<T>>) -> Request<T> {
         Request::Open { token, queue, name, create } => Request::Open { token, queue, name, create },
         Request::Resolve { token, partition, position } => Request::Resolve { token, partition, position },
         Request::Delete { token, name } => Request::Delete { token, name },
+        Request::Alter { token, name, attributes, partitions } => {
+            Request::Alter { token, name, attributes, partitions }
+        }
         _ => unreachable!("a client's request comes back as it went"),
     }
 }

@@ -251,7 +251,8 @@ impl<T: Asker> Store<T> for Kafka<T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, queue, name, create } => {
-                self.queues.open(token, queue, &name, create, self.appends.client());
+                let partitions = create.map(|new| new.partitions);
+                self.queues.open(token, queue, &name, partitions, self.appends.client());
                 self.has_more = true;
             }
             Request::Append { token, stream, partition, batch } => {

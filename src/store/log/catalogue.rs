@@ -14,6 +14,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::format::{Reader, Unreadable, VERSION, behind_prefix, checksum, with_prefix};
+use crate::base::attributes::Attributes;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::Signing;
 use crate::store::Life;
@@ -74,7 +75,8 @@ impl Record {
             MADE => {
                 let name =
                     (Project::parse_stored(name(project)?).ok()?, QueueName::parse(name(queue)?).ok()?);
-                Self::Made(name, Life { incarnation, partitions, signing: Signing::default() })
+                let (signing, attributes) = (Signing::default(), Attributes::default());
+                Self::Made(name, Life { incarnation, partitions, signing, attributes })
             }
             DELETED => Self::Deleted(incarnation),
             _ => return None,
@@ -151,15 +153,25 @@ mod tests {
 
     fn made(queue: &str, incarnation: u64) -> Record {
         let name = (Project::parse("p").unwrap(), QueueName::parse(queue).unwrap());
-        Record::Made(name, Life { incarnation, partitions: 3, signing: Signing::default() })
+        Record::Made(
+            name,
+            Life { incarnation, partitions: 3, signing: Signing::default(), attributes: Default::default() },
+        )
     }
 
     #[test]
     fn projects_that_earlier_versions_accepted_are_still_read() {
         for project in [".", ".."] {
             let name = (Project::parse_stored(project).unwrap(), QueueName::parse("q").unwrap());
-            let record =
-                Record::Made(name, Life { incarnation: 1, partitions: 3, signing: Signing::default() });
+            let record = Record::Made(
+                name,
+                Life {
+                    incarnation: 1,
+                    partitions: 3,
+                    signing: Signing::default(),
+                    attributes: Default::default(),
+                },
+            );
             let file = [beginning(), record.encode()].concat();
             let found = parse(&file).unwrap();
             assert_eq!((found.records, found.damage), (vec![record], vec![]));

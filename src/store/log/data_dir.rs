@@ -12,6 +12,7 @@ use super::disk::{Directory, FileName, NewPlace, Step, run_all};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
+use crate::base::attributes::Attributes;
 use crate::base::millis::UnixMillis;
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId, Signing, owner};
@@ -173,17 +174,17 @@ impl DataDir {
     /// Opens a queue that exists, under the server's `id`. Returns `None` if it does not exist.
     pub(super) fn open(&self, id: QueueId, name: &FullName) -> Option<Life> {
         let mut state = self.lock();
-        let life = *state.queues.get(name)?;
+        let life = state.queues.get(name)?.clone();
         state.opened.insert(id, life.incarnation);
         self.openings.fetch_add(1, Ordering::AcqRel);
         Some(Life { signing: state.signing(), ..life })
     }
 
     /// Returns the life of a queue that is about to be created, with a new incarnation.
-    pub(super) fn conceive(&self, partitions: u16) -> Life {
+    pub(super) fn conceive(&self, partitions: u16, attributes: Attributes) -> Life {
         let mut state = self.lock();
         state.next_incarnation += 1;
-        Life { incarnation: state.next_incarnation, partitions, signing: Signing::default() }
+        Life { incarnation: state.next_incarnation, partitions, signing: Signing::default(), attributes }
     }
 
     /// Records a queue that was created.
@@ -191,7 +192,7 @@ impl DataDir {
         let mut state = self.lock();
         state.opened.insert(id, life.incarnation);
         self.openings.fetch_add(1, Ordering::AcqRel);
-        state.queues.insert(name, life);
+        state.queues.insert(name, life.clone());
         Life { signing: state.signing(), ..life }
     }
 

@@ -13,21 +13,21 @@ use super::tag::Tag;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId};
-use crate::store::{Asker, Completion, Life};
+use crate::store::{Asker, Completion, Life, NewQueue};
 
 /// A request to create a queue.
 #[derive(Debug)]
-struct NewQueue<T: Asker> {
+struct Creation<T: Asker> {
     token: T::Open,
     queue: QueueId,
     name: FullName,
-    partitions: u16,
+    new: NewQueue,
 }
 
 /// A request to delete a queue.
 #[derive(Debug)]
 struct OldQueue<T: Asker> {
-    token: T::Delete,
+    token: T::Change,
     name: FullName,
     incarnation: u64,
 }
@@ -35,14 +35,14 @@ struct OldQueue<T: Asker> {
 /// A change that waits to be written to the catalogue.
 #[derive(Debug)]
 enum Change<T: Asker> {
-    Make(NewQueue<T>),
+    Make(Creation<T>),
     Delete(OldQueue<T>),
 }
 
 /// A change whose record is being written.
 #[derive(Debug)]
 enum Writing<T: Asker> {
-    Made(NewQueue<T>, Life),
+    Made(Creation<T>, Life),
     Deleted(OldQueue<T>),
 }
 
@@ -107,16 +107,16 @@ impl<T: Asker> Queues<T> {
         token: T::Open,
         queue: QueueId,
         name: FullName,
-        create: Option<u16>,
+        create: Option<NewQueue>,
         completions: &mut VecDeque<Completion<T>>,
     ) {
         debug_assert!(!self.is_changing(&name), "{name:?} is changed already");
         let result = match (dir.open(queue, &name), create) {
             (Some(life), _) => Ok(life),
             (None, None) => Err(StoreFault::NoQueue),
-            (None, Some(partitions)) => {
-                let new = NewQueue { token, queue, name, partitions };
-                return self.waiting.push_back(Change::Make(new));
+            (None, Some(new)) => {
+                let creation = Creation { token, queue, name, new };
+                return self.waiting.push_back(Change::Make(creation));
             }
         };
         completions.push_back(Completion::Opened { token, result });
@@ -127,7 +127,7 @@ impl<T: Asker> Queues<T> {
     pub(super) fn delete(
         &mut self,
         dir: &DataDir,
-        token: T::Delete,
+        token: T::Change,
         name: FullName,
         completions: &mut VecDeque<Completion<T>>,
     ) {
@@ -194,10 +194,11 @@ impl<T: Asker> Queues<T> {
         let mut records = Vec::new();
         for change in self.failed.drain(..).map(Change::Delete).chain(self.waiting.drain(..)) {
             let (writing, record) = match change {
-                Change::Make(new) => {
-                    let life = dir.conceive(new.partitions);
-                    let record = Record::Made(new.name.clone(), life);
-                    (Writing::Made(new, life), record)
+                Change::Make(creation) => {
+                    let NewQueue { partitions, attributes } = creation.new.clone();
+                    let life = dir.conceive(partitions, attributes);
+                    let record = Record::Made(creation.name.clone(), life.clone());
+                    (Writing::Made(creation, life), record)
                 }
                 Change::Delete(old) => {
                     let record = Record::Deleted(old.incarnation);
@@ -237,7 +238,7 @@ impl<T: Asker> Queues<T> {
         }
         for writing in self.writing.drain(..) {
             match writing {
-                Writing::Made(NewQueue { token, queue, name, .. }, life) => {
+                Writing::Made(Creation { token, queue, name, .. }, life) => {
                     let made = result.as_ref().map(|()| dir.record(queue, name, life));
                     let result = made.map_err(|error| StoreFault::Unavailable(cannot_write(error)));
                     completions.push_back(Completion::Opened { token, result });

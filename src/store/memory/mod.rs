@@ -23,7 +23,9 @@ use super::fetch::Fetch;
 use super::read::read;
 use super::waiting::Waiting;
 use super::window::cap;
-use super::{Asker, Completion, Fence, Life, Request, StateKeeping, Store, StoreCounters, Stream, Tail};
+use super::{
+    Asker, Completion, Fence, Life, NewQueue, Request, StateKeeping, Store, StoreCounters, Stream, Tail,
+};
 use crate::access::{StorageShare, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
@@ -328,8 +330,12 @@ impl<T: Asker> Store<T> for Memory<T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
             Request::Open { token, create, .. } => {
-                let life =
-                    |partitions| Life { incarnation: self.incarnation, partitions, signing: self.signing };
+                let life = |NewQueue { partitions, attributes }| Life {
+                    incarnation: self.incarnation,
+                    partitions,
+                    signing: self.signing,
+                    attributes,
+                };
                 let result = create.map(life).ok_or(StoreFault::NoQueue);
                 self.completions.push_back(Completion::Opened { token, result });
             }

@@ -17,7 +17,7 @@ use crate::store::log::random::Random;
 use crate::store::log::simulated::Simulated;
 use crate::store::log::{self, Durability, Log, Moment};
 use crate::store::memory::{Memory, WhenFull};
-use crate::store::{Completion, Request, Store, Stream};
+use crate::store::{Completion, NewQueue, Request, Store, Stream};
 
 const QUEUE: QueueId = QueueId(1);
 pub(super) const KEY: PartitionKey = PartitionKey { queue: QUEUE, partition: Partition(0) };
@@ -195,7 +195,7 @@ impl<G: Ground> Site<G> {
     fn open(&mut self) {
         for _ in 0..1000 {
             let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
-            let open = Request::Open { token: 0, queue: QUEUE, name, create: Some(1) };
+            let open = Request::Open { token: 0, queue: QUEUE, name, create: Some(NewQueue::plain(1)) };
             assert!(self.store.submit(self.now, open).is_ok());
             for _ in 0..1000 {
                 while let Some(completion) = self.store.poll_completion(self.now) {
@@ -359,7 +359,11 @@ impl<G: Ground> Site<G> {
                     self.check_read(&fetched);
                 }
             }
-            Completion::Opened { .. } | Completion::Resolved { .. } | Completion::Deleted { .. } => {}
+            Completion::Opened { .. }
+            | Completion::Resolved { .. }
+            | Completion::Managed { .. }
+            | Completion::Altered { .. }
+            | Completion::Deleted { .. } => {}
         }
     }
 
