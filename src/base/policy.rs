@@ -202,13 +202,18 @@ impl Drop for HeldShare {
 /// The policies of the queues that exist, by their ids in this process. All shards share them. Locked when a queue is
 /// created or deleted, or a shard first uses a partition of it.
 #[derive(Debug, Default)]
-pub struct Policies(Mutex<HashMap<QueueId, (QueueName, Arc<LivePolicy>)>>);
+pub struct Policies {
+    of: Mutex<HashMap<QueueId, (QueueName, Arc<LivePolicy>)>>,
+    /// The number of queues that were added since the start.
+    added: AtomicU64,
+}
 
 impl Policies {
     /// Adds a queue. Returns its policy.
     pub fn add(&self, queue: QueueId, name: QueueName, policy: Policy) -> Arc<LivePolicy> {
         let live = Arc::new(LivePolicy::new(policy));
         self.lock().insert(queue, (name, live.clone()));
+        self.added.fetch_add(1, Ordering::Release);
         live
     }
 
@@ -222,8 +227,21 @@ impl Policies {
         self.lock().get(&queue).cloned()
     }
 
+    /// Returns the number of queues that were added since the start.
+    #[inline]
+    pub fn added(&self) -> u64 {
+        self.added.load(Ordering::Acquire)
+    }
+
+    /// Returns the queues with limits now. Looks at every queue.
+    pub fn limited(&self) -> HashMap<QueueId, Arc<LivePolicy>> {
+        let of = self.lock();
+        let limited = of.iter().filter(|(_, (_, policy))| policy.is_limited());
+        limited.map(|(queue, (_, policy))| (*queue, policy.clone())).collect()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueId, (QueueName, Arc<LivePolicy>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
