@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::message_form::ShownHeader;
 use super::output::{Output, write_json};
 use super::{Directory, Failure, say_damage};
 use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::message_id;
+use crate::control::HeaderLine;
 use crate::process::terminal::{say, write_escaped};
 use crate::store::log::inspect::{Contents, Kind, Verified, verify};
 use crate::store::log::moment;
@@ -137,7 +137,7 @@ fn run_verify(directory: &Directory) -> Result<ExitCode, Failure> {
 }
 
 #[derive(serde::Serialize)]
-struct Line<'a> {
+struct Line {
     id: String,
     timestamp: UnixMillis,
     ttl: u32,
@@ -145,7 +145,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    headers: Vec<ShownHeader<'a>>,
+    headers: Vec<HeaderLine>,
     payload: String,
 }
 
@@ -199,7 +199,7 @@ fn dump(directory: &Directory, name: &(Project, QueueName), form: Form) -> Resul
                             ttl: stored.batch.ttl_secs(),
                             client: stored.batch.client().to_string(),
                             key: key.map(|key| STANDARD.encode(key)),
-                            headers: ShownHeader::all(record.headers),
+                            headers: HeaderLine::all(record.headers),
                             payload: STANDARD.encode(record.payload),
                         };
                         write_json(&mut out, &line)?;

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::Failure;
 use super::message_form::MessageForm;
 use super::output::{Output, write_json};
-use super::queue::place::One;
+use super::queue::location::One;
 use super::queue::{Form, answer};
 use crate::control::{MessageLine, POP_MAX, RemovedLine};
 use crate::pb::ReceivedMessage;

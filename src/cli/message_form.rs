@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::output::write_json;
+use crate::control::HeaderLine;
 use crate::pb::ReceivedMessage;
-use crate::pb::headers::{HeaderRef, HeadersReader};
 use crate::process::terminal::write_escaped;
 
 /// How messages are printed to standard output.
@@ -33,32 +33,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    headers: Vec<ShownHeader<'a>>,
+    headers: Vec<HeaderLine>,
     payload: String,
-}
-
-/// A header as JSON. A null has neither value.
-#[derive(serde::Serialize)]
-pub(super) struct ShownHeader<'a> {
-    name: &'a str,
-    /// The value, if it is UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
-    /// The value in base64, if it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_base64: Option<String>,
-}
-
-impl<'a> ShownHeader<'a> {
-    /// Returns the headers of a message, up to the first that cannot be decoded.
-    pub(super) fn all(headers: &'a [u8]) -> Vec<Self> {
-        let shown = |HeaderRef { name, value }| match value.map(|value| (value, str::from_utf8(value))) {
-            None => Self { name, value: None, value_base64: None },
-            Some((_, Ok(text))) => Self { name, value: Some(text), value_base64: None },
-            Some((bytes, Err(_))) => Self { name, value: None, value_base64: Some(STANDARD.encode(bytes)) },
-        };
-        HeadersReader::new(headers).map_while(Result::ok).map(shown).collect()
-    }
 }
 
 impl MessageForm {
@@ -84,7 +60,7 @@ impl MessageForm {
                     timestamp: message.timestamp_ms,
                     count: Some(message.claim_count).filter(|count| *count > 0),
                     key: message.key.map(|key| STANDARD.encode(key)),
-                    headers: ShownHeader::all(message.headers),
+                    headers: HeaderLine::all(message.headers),
                     payload: STANDARD.encode(payload),
                 };
                 return write_json(out, &line);

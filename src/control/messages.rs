@@ -19,6 +19,7 @@ use crate::base::manage::{Found, Manage, Managed, Only, Removed};
 use crate::base::millis::UnixMillis;
 use crate::base::queue::{message_id, parse_message_id};
 use crate::base::units::{Offset, Partition};
+use crate::pb::headers::{HeaderRef, HeadersReader};
 use crate::shard::core::Described;
 
 /// The most ids in a request.
@@ -53,8 +54,38 @@ pub struct MessageLine {
     /// The key, in base64. Absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The headers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderLine>,
     /// The payload, in base64.
     pub payload: String,
+}
+
+/// A header of a message, as JSON. A null has neither value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct HeaderLine {
+    /// The name.
+    pub name: String,
+    /// The value, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The value in base64, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+}
+
+impl HeaderLine {
+    /// Returns the headers of a message, up to the first that cannot be decoded.
+    pub fn all(headers: &[u8]) -> Vec<Self> {
+        let line = |HeaderRef { name, value }: HeaderRef<'_>| {
+            let text = value.map(str::from_utf8);
+            let value_base64 =
+                value.filter(|_| matches!(text, Some(Err(_)))).map(|value| STANDARD.encode(value));
+            let value = text.and_then(Result::ok).map(str::to_owned);
+            Self { name: name.to_owned(), value, value_base64 }
+        };
+        HeadersReader::new(headers).map_while(Result::ok).map(line).collect()
+    }
 }
 
 impl MessageLine {
@@ -95,6 +126,7 @@ impl MessageLine {
             count: None,
             is_claimed: false,
             key: key.map(|key| STANDARD.encode(key)),
+            headers: HeaderLine::all(message.headers),
             payload: STANDARD.encode(message.payload),
         })
     }
@@ -276,7 +308,27 @@ pub(super) async fn pop(
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+
+    #[test]
+    fn a_header_is_text_or_base64_or_null() {
+        let header = |name: &str, value: Option<&[u8]>| crate::pb::Header {
+            name: Some(name.to_owned()),
+            value: value.map(Bytes::copy_from_slice),
+        };
+        let headers = [header("a", Some(b"b")), header("c", Some(&[0xff])), header("d", None)];
+        let bytes = prost::Message::encode_to_vec(&crate::pb::Headers { headers: headers.to_vec() });
+        let line = |name: &str, value: Option<&str>, value_base64: Option<&str>| HeaderLine {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+            value_base64: value_base64.map(str::to_owned),
+        };
+        let lines = [line("a", Some("b"), None), line("c", None, Some("/w==")), line("d", None, None)];
+        assert_eq!(HeaderLine::all(&bytes), lines);
+        assert_eq!(HeaderLine::all(&bytes[..bytes.len() - 1]), lines[..2]);
+    }
 
     #[test]
     fn ids_are_grouped_by_partition_and_asked_for_once() {

@@ -1,5 +1,6 @@
 //! The pages that need answers of the shards. Each is made once for all requests that wait for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{StatusCode, header};
@@ -8,7 +9,7 @@ use bytes::Bytes;
 
 use super::ANSWER_TIMEOUT;
 use super::paced::Paced;
-use super::queues::Lines;
+use super::queue_line::QueueLine;
 use crate::base::error::StoreFault;
 
 /// The shortest time between two health checks of the shards.
@@ -26,6 +27,9 @@ pub(super) const JSON: &str = "application/json";
 
 /// A page, or the reason why it could not be made. All readers share its bytes.
 pub(super) type Page = Result<Bytes, Unmade>;
+
+/// All queues, or why they are unknown.
+pub(super) type Lines = Result<Arc<[QueueLine]>, Unmade>;
 
 /// The reason why a page could not be made.
 #[derive(Clone, Debug)]

@@ -3,11 +3,13 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | here | the commands, and what they print |
-//! | `place` | where the queues are, and what can be asked of them |
+//! | `location` | where the queues are |
+//! | `place` | what can be asked of them |
 //! | `stopped` | a data directory that no server uses |
 //! | `running` | a running server |
 
-pub(super) mod place;
+pub(super) mod location;
+mod place;
 mod running;
 mod stopped;
 
@@ -18,7 +20,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use self::place::{Location, One};
+use self::location::{Location, One};
 use super::Failure;
 use super::output::{Output, write_json};
 use crate::base::clock::rfc3339;
