@@ -86,7 +86,7 @@ fn text(output: &Output) -> String {
 }
 
 /// The table of all pages. A page that is missing here fails the test, so its right must be chosen on purpose.
-const RIGHTS: [(&str, &str, Right); 12] = [
+const RIGHTS: [(&str, &str, Right); 20] = [
     ("GET", "/healthz", Right::Open),
     ("GET", "/readyz", Right::Open),
     ("GET", "/", Right::Read),
@@ -96,7 +96,15 @@ const RIGHTS: [(&str, &str, Right); 12] = [
     ("GET", "/info", Right::Read),
     ("GET", "/queues", Right::Read),
     ("GET", "/connections", Right::Read),
+    ("GET", "/queues/{project}/{queue}", Right::Read),
+    ("PUT", "/queues/{project}/{queue}", Right::Change),
+    ("PATCH", "/queues/{project}/{queue}", Right::Change),
     ("DELETE", "/queues/{project}/{queue}", Right::Change),
+    ("POST", "/queues/{project}/{queue}/purge", Right::Change),
+    ("POST", "/queues/{project}/{queue}/redrive", Right::Change),
+    ("GET", "/queues/{project}/{queue}/messages", Right::Change),
+    ("DELETE", "/queues/{project}/{queue}/messages", Right::Change),
+    ("POST", "/queues/{project}/{queue}/pop", Right::Change),
     ("DELETE", "/connections/{id}", Right::Change),
     ("POST", "/reload", Right::Change),
 ];

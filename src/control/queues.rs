@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn a_line_names_its_times_as_milliseconds() {
         let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
-        let times = (Some(UnixMillis::new(7)), None);
+        let times = (Some(crate::base::millis::UnixMillis::new(7)), None);
         let summary = QueueSummary { oldest: times.0, newest: times.1, ..QueueSummary::default() };
         let line = serde_json::to_value(QueueLine::new(&name, &summary)).unwrap();
         assert_eq!((&line["oldest_ms"], line.get("newest_ms")), (&7.into(), Some(&serde_json::Value::Null)));
