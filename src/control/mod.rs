@@ -99,7 +99,7 @@ use self::live::Looked;
 use self::pages::{Page, Pages, Unmade};
 use self::serving::Shared;
 use self::sockets::{Listening, Sockets};
-use crate::auth::Judge;
+use crate::auth::{Desk, Judge};
 use crate::base::attributes::ATTRIBUTES_BYTES_MAX;
 use crate::base::millis::UnixMillis;
 use crate::process::AbortOnPanic;
@@ -165,6 +165,8 @@ pub struct Subject {
     pub tokens: Tokens,
     /// Decides who clients are, if they must authenticate.
     pub judge: Option<Judge>,
+    /// Asks it.
+    pub desk: Option<Desk>,
 }
 
 /// The files of a control port's Unix sockets. Dropping this removes them.
@@ -207,7 +209,7 @@ impl ControlPort {
     /// Serves until the process ends. Returns the files to remove then.
     pub fn serve(self, subject: Subject, settings: &Settings) -> io::Result<SocketFiles> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let Subject { probe, board, info, reloads, tokens, judge } = subject;
+        let Subject { probe, board, info, reloads, tokens, judge, desk } = subject;
         let certificates = settings.tls.then(|| probe.certificates().cloned()).flatten();
         let connections = Connections::default();
         let control = Control {
@@ -215,7 +217,7 @@ impl ControlPort {
             board,
             info,
             reloads,
-            gate: Gate::new(tokens.clone(), judge.is_some()),
+            gate: Gate::new(tokens.clone(), judge.is_some(), desk),
             judge,
             pages: Arc::new(Pages::new()),
             looked: Arc::default(),

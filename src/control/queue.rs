@@ -2,22 +2,24 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::gate::Client;
 use super::home::{change, failed, refusal};
 use super::pages::Unmade;
 use super::queues::{name_of, no_queue};
 use super::{ANSWER_TIMEOUT, Control, ask_one};
-use crate::base::attributes::PARTITIONS;
+use crate::access::Right;
+use crate::base::attributes::{DEAD_QUEUE, PARTITIONS};
 use crate::base::error::{Fault, StoreFault};
 use crate::base::manage::{Manage, Managed, PartitionStats, Stored};
 use crate::base::millis::UnixMillis;
@@ -201,6 +203,25 @@ fn change_of(body: Result<Json<QueueChange>, JsonRejection>) -> Result<QueueChan
     }
 }
 
+/// Checks that a client may produce to the dead-letter queue that it names.
+fn check_dead_queue(client: Option<&Client>, attributes: &Map<String, Value>) -> Result<(), Response> {
+    let named = attributes.get(DEAD_QUEUE).and_then(Value::as_str);
+    // What is no name is refused later.
+    match named.map(QueueName::parse) {
+        Some(Ok(queue)) => check_target(client, &queue),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a client may produce to a queue that gets messages of another one.
+fn check_target(client: Option<&Client>, queue: &QueueName) -> Result<(), Response> {
+    if client.is_none_or(|client| client.may(Right::Produce, queue)) {
+        return Ok(());
+    }
+    let why = format!("the client's grant does not allow to produce to {}\n", queue.as_str());
+    Err((StatusCode::FORBIDDEN, why).into_response())
+}
+
 fn alter_refusal(fault: &AlterFault, shown: &str) -> Response {
     match fault {
         AlterFault::Attribute(fault) => (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
@@ -211,11 +232,13 @@ fn alter_refusal(fault: &AlterFault, shown: &str) -> Response {
 
 pub(super) async fn create(
     State(control): State<Control>,
+    client: Option<Extension<Client>>,
     Path((project, queue)): Path<(String, String)>,
     body: Result<Json<QueueChange>, JsonRejection>,
 ) -> Result<Response, Response> {
     let name = name_of(&project, &queue)?;
     let QueueChange { mut attributes, partitions } = change_of(body)?;
+    check_dead_queue(client.as_deref(), &attributes)?;
     if let Some(partitions) = partitions {
         attributes.insert(PARTITIONS.to_owned(), partitions.into());
     }
@@ -234,11 +257,13 @@ pub(super) async fn create(
 
 pub(super) async fn set(
     State(control): State<Control>,
+    client: Option<Extension<Client>>,
     Path((project, queue)): Path<(String, String)>,
     body: Result<Json<QueueChange>, JsonRejection>,
 ) -> Result<Response, Response> {
     let name = name_of(&project, &queue)?;
     let QueueChange { attributes, partitions } = change_of(body)?;
+    check_dead_queue(client.as_deref(), &attributes)?;
     let alter = move |probe: &Probe, name, reply: oneshot::Sender<_>| {
         let alteration = Alteration { changes: attributes.clone(), partitions };
         probe.alter(name, alteration, move |altered| drop(reply.send(altered)))
@@ -268,6 +293,7 @@ pub(super) struct To {
 
 pub(super) async fn redrive(
     State(control): State<Control>,
+    client: Option<Extension<Client>>,
     Path((project, queue)): Path<(String, String)>,
     Query(To { to }): Query<To>,
 ) -> Result<Response, Response> {
@@ -277,6 +303,9 @@ pub(super) async fn redrive(
     if to.as_ref() == Some(&name.1) {
         let why = "to: a queue cannot be redriven to itself\n";
         return Err((StatusCode::BAD_REQUEST, why).into_response());
+    }
+    if let Some(to) = &to {
+        check_target(client.as_deref(), to)?;
     }
     let messages = each_message(&control, &name, Manage::Redrive { to }).await?;
     tracing::info!(project, queue, messages, "redrives a queue");

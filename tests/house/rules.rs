@@ -26,7 +26,10 @@ pub const ROOMS: &[Room] = &[
         name: "shard",
         may: &["base", "process", "ws", "tls", "auth", "latency", "access", "operation", "front", "store"],
     },
-    Room { name: "control", may: &["base", "process", "pb", "tls", "auth", "latency", "store", "shard"] },
+    Room {
+        name: "control",
+        may: &["base", "process", "pb", "tls", "access", "auth", "latency", "store", "shard"],
+    },
     Room {
         name: "client",
         may: &[
