@@ -13,6 +13,9 @@
 //! | `/connections` | who is connected, as JSON, in pages |
 //! | `DELETE /connections/ID` | closes a connection: 204, or 404 if it has ended |
 //! | `POST /reload` | reads the settings again: 200 with what changed, 422 if they are wrong, or 503 |
+//! | `POST /backups` | holds the files of the log as they are now, and lists them; 409 while another backup holds them |
+//! | `POST /backups/ID` | continues to hold them; 404 or 410 if they are no longer held |
+//! | `DELETE /backups/ID` | releases them: 204, or 404 or 410 if they are no longer held |
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
 //! | `/info` | version, store and settings, as JSON |
 //! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` also the whole histograms |
@@ -33,6 +36,7 @@
 //! | the others | one page each |
 
 mod audit;
+mod backups;
 mod clients;
 mod connections;
 mod gate;
@@ -53,6 +57,7 @@ mod sockets;
 mod tokens;
 mod way;
 
+pub use backups::{BackupPage, HOLD, HoldPage};
 pub use clients::{CONNECTIONS_PAGE_MAX, ConnectionLine, ConnectionsPage};
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
@@ -76,6 +81,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use self::backups::Leases;
 use self::connections::Connections;
 use self::gate::Gate;
 use self::guard::Guard;
@@ -88,6 +94,7 @@ use crate::base::millis::UnixMillis;
 use crate::process::AbortOnPanic;
 use crate::shard::Board;
 use crate::shard::address::{Address, Addresses, FileMode};
+use crate::shard::backups::Backups;
 use crate::shard::probe::Probe;
 
 /// The time that a shard has to answer.
@@ -114,6 +121,8 @@ struct Control {
     pages: Arc<Pages>,
     looked: Arc<Mutex<Looked>>,
     connections: Connections,
+    backups: Option<Backups>,
+    leases: Leases,
     /// A deletion holds one of the [`DELETIONS_MAX`] permits.
     deletions: Arc<Semaphore>,
     /// A listing of connections holds one of the [`LISTINGS_MAX`] permits.
@@ -139,6 +148,8 @@ pub struct Subject {
     pub tokens: Tokens,
     /// Decides who clients are, if they must authenticate.
     pub judge: Option<Judge>,
+    /// Makes cuts for backups, if the store is the embedded log.
+    pub backups: Option<Backups>,
 }
 
 /// The files of a control port's Unix sockets. Dropping this removes them.
@@ -181,7 +192,7 @@ impl ControlPort {
     /// Serves until the process ends. Returns the files to remove then.
     pub fn serve(self, subject: Subject, settings: &Settings) -> io::Result<SocketFiles> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let Subject { probe, board, info, reloads, tokens, judge } = subject;
+        let Subject { probe, board, info, reloads, tokens, judge, backups } = subject;
         let certificates = settings.tls.then(|| probe.certificates().cloned()).flatten();
         let connections = Connections::default();
         let control = Control {
@@ -194,6 +205,8 @@ impl ControlPort {
             pages: Arc::new(Pages::new()),
             looked: Arc::default(),
             connections: connections.clone(),
+            backups,
+            leases: Leases::default(),
             deletions: Arc::new(Semaphore::new(DELETIONS_MAX)),
             listings: Arc::new(Semaphore::new(LISTINGS_MAX)),
         };

@@ -5,7 +5,7 @@ use axum::middleware::from_fn;
 use axum::routing::{MethodRouter, delete, get, post};
 
 use super::right::Right;
-use super::{Control, clients, healthz, info, latency, live, metrics, queues, readyz, reload};
+use super::{Control, backups, clients, healthz, info, latency, live, metrics, queues, readyz, reload};
 
 /// A page, or something to change.
 struct Route {
@@ -15,7 +15,7 @@ struct Route {
     handler: fn() -> MethodRouter<Control>,
 }
 
-const ROUTES: [Route; 12] = {
+const ROUTES: [Route; 15] = {
     use Right::{Change, Open, Read};
     /// Keeps the table narrow.
     const fn route(
@@ -39,6 +39,9 @@ const ROUTES: [Route; 12] = {
         route("DELETE", "/queues/{project}/{queue}", Change, || delete(queues::delete)),
         route("DELETE", "/connections/{id}", Change, || delete(clients::close)),
         route("POST", "/reload", Change, || post(reload::reload)),
+        route("POST", "/backups", Change, || post(backups::begin)),
+        route("POST", "/backups/{id}", Change, || post(backups::renew)),
+        route("DELETE", "/backups/{id}", Change, || delete(backups::end)),
     ]
 };
 

@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::Log;
+use super::cut::{CutCatalogue, CutSegment, Part};
 use super::disk::{Disk, Reserve};
 use super::format::PartitionId;
 use super::journal::round_steps;
 use super::load::{LOADS_BESIDE_ROUNDS, LOADS_MAX};
 use super::reading::Fetcher;
+use super::reason::is_disk_full;
 use super::segment::Segment;
 use super::segments::submit_index;
 use super::state::stale;
@@ -63,8 +65,38 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 Tag::Read(id, purpose) => self.fetcher(now).handle_read(id, purpose, read),
             }
         }
-        self.write(now);
-        self.queues.write(&self.dir, &mut self.disk);
+        if self.may_write(now) {
+            self.write(now);
+            self.queues.write(&self.dir, &mut self.disk);
+        }
+    }
+
+    /// Returns whether writes may begin: not while the shards make a cut.
+    #[inline]
+    pub(super) fn may_write(&mut self, now: Now) -> bool {
+        match self.dir.cuts().wanted() {
+            None => true,
+            Some(id) => self.reach(now, id),
+        }
+    }
+
+    /// Contributes to a cut, once no write is under way. Returns whether writes may begin.
+    #[cold]
+    fn reach(&mut self, now: Now, id: u64) -> bool {
+        if self.writer.journal().is_writing() || self.queues.is_under_way() {
+            return false;
+        }
+        let Self { dir, writer, segments, queues, attendance, .. } = self;
+        attendance.reach(now, dir.cuts(), id, || Part {
+            active: writer.active().map(|active| CutSegment {
+                place: active.place,
+                number: active.header.number,
+                stamp: active.header.stamp,
+                end: active.end,
+            }),
+            sealed: segments.kept().to_vec(),
+            catalogue: CutCatalogue { shard: segments.shard(), end: queues.end() },
+        })
     }
 
     /// Begins the next round, if entries wait and no round is being written.
@@ -132,6 +164,14 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
         self.segments.handle_made(now, TICK, &result, &mut self.disk);
+        if result.as_ref().is_err_and(is_disk_full) && self.dir.cuts().give_up() {
+            tracing::warn!(
+                shard = self.segments.shard(),
+                "disk full: the backup that is under way fails, because the log needs the files that it held"
+            );
+            self.segments.remove_gone(&self.dir, &mut self.disk);
+            return self.make_segment(Reserve::Keep);
+        }
         match result {
             Ok(()) if self.writer.is_cut() => {}
             Ok(()) => self.writer.recover(),
@@ -148,6 +188,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     fn seal(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
         let active = self.writer.journal().take_active()?;
         let (segment, index) = self.segments.seal(&active);
+        self.dir.cuts().keep(&segment);
         self.partitions.seal(&segment, active.spans);
         Some((segment, index))
     }
