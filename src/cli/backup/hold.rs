@@ -3,7 +3,7 @@
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::Failure;
 use crate::client::{ControlClient, ControlError};
@@ -17,9 +17,12 @@ pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the hold is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 
+/// The most requests in a row that the server may leave without an answer.
+const FAILURES_MAX: u32 = 2;
+
 const _: () = assert!(
-    RENEW_EVERY.as_secs() + 2 * ANSWER_TIMEOUT.as_secs() < HOLD.as_secs(),
-    "a request may fail once without harm"
+    HOLD.as_secs() > (RENEW_EVERY.as_secs() + ANSWER_TIMEOUT.as_secs()) * FAILURES_MAX as u64,
+    "the hold lasts until the backup gives up"
 );
 
 /// The hold of a running server. A thread renews it.
@@ -44,17 +47,17 @@ impl Hold {
         let renewer = (client.clone(), path.clone(), lost.clone());
         let thread = std::thread::spawn(move || {
             let (client, path, lost) = renewer;
-            let mut held = Instant::now();
+            let mut failures = 0;
             while stopped.recv_timeout(RENEW_EVERY) == Err(RecvTimeoutError::Timeout) {
-                let asked = Instant::now();
                 match client.post::<HoldPage>(&path) {
-                    Ok(_) => held = asked,
-                    Err(error) if matches!(error, ControlError::Refused { .. }) || held.elapsed() > HOLD => {
-                        let _ = lost.set(why(&error));
-                        return;
+                    Ok(_) => failures = 0,
+                    Err(error) => {
+                        failures += 1;
+                        if matches!(error, ControlError::Refused { .. }) || failures == FAILURES_MAX {
+                            let _ = lost.set(why(&error));
+                            return;
+                        }
                     }
-                    // The next request may succeed.
-                    Err(_) => {}
                 }
             }
         });
