@@ -120,6 +120,7 @@ fn every_page_needs_its_right_and_the_table_has_every_page() {
     let file = token_file(&place);
     let server = start(&place, &["--control-tokens", file.to_str().unwrap()]);
     let [read, change] = tokens();
+    let mut unknown = 0;
     for page in RIGHTS {
         let request = example(page);
         let right = page.2;
@@ -132,6 +133,13 @@ fn every_page_needs_its_right_and_the_table_has_every_page() {
             (Some(&*read), Right::Read, 403),
             (Some(&*change), Right::Change, 0),
         ] {
+            if token == Some("wrong") && right > Right::Open {
+                // More would be refused with 429.
+                unknown += 1;
+                if unknown > 10 {
+                    continue;
+                }
+            }
             let status = status(token);
             let got = if is_refused(status) { status } else { 0 };
             assert_eq!(got, expected(has, refusal), "{request} with {token:?}: {status}");
