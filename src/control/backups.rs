@@ -13,16 +13,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Control;
 use super::pages::{self, JSON};
+use super::{ANSWER_TIMEOUT, Control};
 use crate::shard::backups::Backups;
-use crate::store::log::{CUT_MAX, Cut, NoCut, NotHeld};
+use crate::store::log::{Cut, NoCut, NotHeld};
 
 /// How long a hold lasts unless it is renewed.
 pub const HOLD: Duration = Duration::from_secs(30);
-
-/// How long the shards may take to answer at most. They give up earlier by themselves.
-const CUT_TIMEOUT: Duration = CUT_MAX.as_duration().saturating_mul(2);
 
 /// A cut of the log, and the hold on its files, as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -91,7 +88,7 @@ async fn make(backups: Backups, leases: Leases) -> Response {
     let (reply, answer) = oneshot::channel();
     // Fails if the client has disconnected.
     backups.begin(id, move |cut| drop(reply.send(cut)));
-    match timeout(CUT_TIMEOUT, answer).await {
+    match timeout(ANSWER_TIMEOUT, answer).await {
         Ok(Ok(Ok(cut))) => {
             leases.renew(id);
             tokio::spawn(leases.watch(id, backups));
@@ -104,10 +101,9 @@ async fn make(backups: Backups, leases: Leases) -> Response {
             refuse(StatusCode::CONFLICT, why)
         }
         _ => {
-            // Fails if a shard was faster.
+            // Fails if the disk was full.
             let _ = backups.end(id);
-            let why = "a shard did not end its writes within a second: the disk is slow, or it has stalled";
-            refuse(StatusCode::SERVICE_UNAVAILABLE, why)
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "a shard did not answer within a second")
         }
     }
 }

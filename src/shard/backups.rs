@@ -20,13 +20,8 @@ impl Backups {
     /// Asks all shards for a cut, whose files are then held under `id`, which must not be 0. Passes it to
     /// `take`, on any thread.
     pub fn begin(&self, id: u64, take: impl FnOnce(Result<Cut, NoCut>) + Send + 'static) {
-        let probe = self.probe.clone();
         let shards = u16::try_from(self.probe.shards()).unwrap_or(u16::MAX);
-        self.dir.begin_cut(id, shards, move |cut| {
-            // The shards wait for each other.
-            probe.wake();
-            take(cut);
-        });
+        self.dir.begin_cut(id, shards, take);
         self.probe.wake();
     }
 

@@ -1,9 +1,13 @@
 //! Cuts for backups: what the files of a running log hold at one moment, and the hold that keeps them so.
 //!
-//! A cut is the same moment in all shards. Otherwise a backup could hold the removal of a message from one
-//! shard's partition, and not the message in another shard's, to which it was moved before. So each shard
-//! ends the writes that it has begun, and begins no other until all shards have done so. That takes as long
-//! as one write. If a shard takes longer than [`CUT_MAX`], there is no cut, and the others go on.
+//! A cut must not hold what follows from something that it lacks, also if these are in different shards.
+//! Otherwise a backup could hold the removal of a message from one shard's partition, and lack the message in
+//! the partition of another shard, to which it was moved before.
+//!
+//! So a cut begins with a flag that all shards see. The first thing that a shard does when it sees the flag is
+//! to contribute what is durable of its own. What another shard stores because of something that this shard
+//! makes durable later begins after the flag was set. The other shard has contributed before that: it looks at
+//! the flag before each write. No shard waits for another one, or for its disk.
 //!
 //! A **hold** keeps the files of a cut: it shares their segments, and a shared segment is neither reused nor
 //! removed. Catalogues only grow while a server runs.
@@ -17,11 +21,6 @@ use serde::{Deserialize, Serialize};
 
 use super::format::ROUNDS_AT;
 use super::segment::Segment;
-use crate::base::clock::Now;
-use crate::base::millis::Millis;
-
-/// How long shards wait for each other at most.
-pub const CUT_MAX: Millis = Millis::new(1_000);
 
 /// A segment as far as a cut contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
@@ -73,8 +72,8 @@ pub struct Cut {
 pub enum NoCut {
     /// Another backup holds its files.
     Busy,
-    /// A shard did not end its writes within [`CUT_MAX`].
-    Late,
+    /// It was ended before all shards had contributed.
+    Ended,
 }
 
 /// The reason that a hold has ended.
@@ -173,13 +172,13 @@ impl Cuts {
     /// Releases the files of a cut. If it is not made yet, there is no cut.
     pub(super) fn end(&self, id: u64) -> Result<(), NotHeld> {
         self.check(id)?;
-        self.release(|hold| hold.id == id, NoCut::Late);
+        self.release(|hold| hold.id == id, NoCut::Ended);
         Ok(())
     }
 
     /// Releases the files of any cut, because the disk is full. Returns whether any were held.
     pub(super) fn give_up(&self) -> bool {
-        let ended = self.release(|_| true, NoCut::Late);
+        let ended = self.release(|_| true, NoCut::Ended);
         if ended.is_some() {
             self.lock().given_up = ended;
         }
@@ -216,7 +215,7 @@ impl Cuts {
     }
 
     /// Adds a shard's part to a cut. The last part completes it.
-    fn add(&self, id: u64, part: Part) {
+    pub(super) fn add(&self, id: u64, part: Part) {
         let mut state = self.lock();
         let Some(hold) = state.hold.as_mut().filter(|hold| hold.id == id && hold.take.is_some()) else {
             return;
@@ -244,32 +243,5 @@ impl Cuts {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic in a shard leaves no half-made change here, and ends the process.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A shard's part in the cuts.
-#[derive(Debug, Default)]
-pub(super) struct Attendance {
-    /// The cut that the shard last contributed to, and when it did.
-    reached: Option<(u64, Millis)>,
-}
-
-impl Attendance {
-    /// Contributes to the cut `id`, unless it has done so. Must not be called during a write. Returns whether
-    /// the shard may begin to write: the cut is made, or another shard is late.
-    pub(super) fn reach(&mut self, now: Now, cuts: &Cuts, id: u64, part: impl FnOnce() -> Part) -> bool {
-        match self.reached {
-            Some((of, since)) if of == id => {
-                if since + CUT_MAX <= now.mono {
-                    // Fails if the cut was made in the meantime.
-                    let _ = cuts.end(id);
-                }
-            }
-            _ => {
-                self.reached = Some((id, now.mono));
-                cuts.add(id, part());
-            }
-        }
-        cuts.wanted() != Some(id)
     }
 }

@@ -90,7 +90,7 @@ pub(in crate::store) mod simulated;
 #[cfg(test)]
 mod tests;
 
-pub use cut::{CUT_MAX, Cut, CutCatalogue, CutSegment, NoCut, NotHeld};
+pub use cut::{Cut, CutCatalogue, CutSegment, NoCut, NotHeld};
 pub use data_dir::DataDir;
 pub use format::BLOCK;
 pub use history::{HISTORY_BYTES_MAX, Moment};
@@ -106,7 +106,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use self::backlog::Backlog;
-use self::cut::Attendance;
 use self::data_dir::ShardStart;
 use self::disk::{Disk, Reserve};
 use self::features::Features;
@@ -144,8 +143,8 @@ pub struct Log<T: Asker, D> {
     /// Reads messages that are older than those in memory.
     backlog: Backlog<T>,
     states: States,
-    /// The shard's part in the cuts for backups.
-    attendance: Attendance,
+    /// The last cut that the shard contributed to.
+    contributed: Option<u64>,
     completions: VecDeque<Completion<T>>,
 }
 
@@ -174,7 +173,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             timestamps: Timestamps::new(dir.newest()),
             backlog: Backlog::new(shard, share(config.read_bytes)),
             states: States::new(stateful),
-            attendance: Attendance::default(),
+            contributed: None,
             completions: VecDeque::new(),
             disk,
             dir,
@@ -250,9 +249,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.follow_clock(now);
         self.let_go(now);
         self.retry(now);
-        if self.may_write(now) {
-            self.queues.retry(&self.dir, &mut self.disk);
-        }
+        self.queues.retry(&self.dir, &mut self.disk);
         self.work(now);
         Some(now.mono + TICK)
     }

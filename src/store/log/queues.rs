@@ -179,12 +179,6 @@ impl<T: Asker> Queues<T> {
         self.dirty_end > self.end
     }
 
-    /// Returns whether a write to the catalogue is under way.
-    #[inline]
-    pub(super) fn is_under_way(&self) -> bool {
-        self.end_written.is_some()
-    }
-
     /// Returns the length of the catalogue, in bytes.
     pub(super) fn end(&self) -> u64 {
         self.end

@@ -65,38 +65,27 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 Tag::Read(id, purpose) => self.fetcher(now).handle_read(id, purpose, read),
             }
         }
-        if self.may_write(now) {
-            self.write(now);
-            self.queues.write(&self.dir, &mut self.disk);
+        if let Some(id) = self.dir.cuts().wanted() {
+            self.contribute(id);
         }
+        self.write(now);
+        self.queues.write(&self.dir, &mut self.disk);
     }
 
-    /// Returns whether writes may begin: not while the shards make a cut.
-    #[inline]
-    pub(super) fn may_write(&mut self, now: Now) -> bool {
-        match self.dir.cuts().wanted() {
-            None => true,
-            Some(id) => self.reach(now, id),
-        }
-    }
-
-    /// Contributes to a cut, once no write is under way. Returns whether writes may begin.
+    /// Contributes to a cut, unless it has done so. Must be called before the next write begins.
     #[cold]
-    fn reach(&mut self, now: Now, id: u64) -> bool {
-        if self.writer.journal().is_writing() || self.queues.is_under_way() {
-            return false;
+    fn contribute(&mut self, id: u64) {
+        if self.contributed.replace(id) == Some(id) {
+            return;
         }
-        let Self { dir, writer, segments, queues, attendance, .. } = self;
-        attendance.reach(now, dir.cuts(), id, || Part {
-            active: writer.active().map(|active| CutSegment {
-                place: active.place,
-                number: active.header.number,
-                stamp: active.header.stamp,
-                end: active.end,
-            }),
-            sealed: segments.kept().to_vec(),
-            catalogue: CutCatalogue { shard: segments.shard(), end: queues.end() },
-        })
+        let active = self.writer.active().map(|active| CutSegment {
+            place: active.place,
+            number: active.header.number,
+            stamp: active.header.stamp,
+            end: active.end,
+        });
+        let catalogue = CutCatalogue { shard: self.segments.shard(), end: self.queues.end() };
+        self.dir.cuts().add(id, Part { active, sealed: self.segments.kept().to_vec(), catalogue });
     }
 
     /// Begins the next round, if entries wait and no round is being written.
