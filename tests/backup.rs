@@ -7,7 +7,7 @@ mod place;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,10 +43,15 @@ fn made(data: &Path, target: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
+/// Returns where a backup is made.
+fn under_way(target: &Path) -> PathBuf {
+    target.with_extension("backup-under-way")
+}
+
 /// Starts a backup that takes long, and waits until it copies.
 fn slow(data: &Path, target: &Path) -> Child {
     let child = command(data, target, &["--rate", "1MiB"]).stderr(Stdio::piped()).spawn().unwrap();
-    let new = target.with_extension("new");
+    let new = under_way(target);
     let copies = |entry: Result<fs::DirEntry, _>| {
         entry.is_ok_and(|of| of.path().extension().is_some_and(|it| it == "segment"))
     };
@@ -194,7 +199,7 @@ fn a_backup_under_load_has_every_acknowledged_message_claim_and_position_and_the
     // Only the two files that were being written are copied again.
     let again = bytes(&first, "copied_bytes") - bytes(&second, "kept_bytes");
     assert!(bytes(&second, "kept_bytes") > 0 && again <= 2 * (16 << 20), "{first} {second}");
-    assert!(!backup.with_extension("new").exists());
+    assert!(!under_way(&backup).exists());
     for entry in fs::read_dir(&backup).unwrap() {
         let found = entry.unwrap().metadata().unwrap();
         assert_eq!((found.permissions().mode() & 0o777, found.nlink()), (0o600, 1));
@@ -240,7 +245,7 @@ fn filled(data: &Path, more: &[&str]) -> Server {
 #[test]
 fn a_backup_that_is_interrupted_or_whose_server_ends_leaves_the_earlier_one_as_it_was() {
     let place = Place::new("backup-interrupted");
-    let (data, backup, new) = (place.data(), place.0.join("backup"), place.0.join("backup.new"));
+    let (data, backup, new) = (place.data(), place.0.join("backup"), under_way(&place.0.join("backup")));
     let server = filled(&data, &[]);
     made(&data, &backup);
     let inode = || fs::metadata(&backup).unwrap().ino();
@@ -254,7 +259,7 @@ fn a_backup_that_is_interrupted_or_whose_server_ends_leaves_the_earlier_one_as_i
     assert!(same.status.code() == Some(2) && said(&same).contains("in use by another"), "{}", said(&same));
     let other = back_up(&data, &place.0.join("other"), &[]);
     assert!(said(&other).contains("another backup is under way"), "{}", said(&other));
-    assert!(!place.0.join("other.new").exists() && !place.0.join("other").exists());
+    assert!(!under_way(&place.0.join("other")).exists() && !place.0.join("other").exists());
     let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupted.success());
     let output = child.wait_with_output().unwrap();
@@ -345,9 +350,9 @@ fn a_backup_refuses_places_and_servers_that_are_not_right() {
     let control = format!("http://127.0.0.1:{}", third.control);
     refused(
         back_up(&data, &place.0.join("mixed"), &["--control", &control]),
-        "was changed during the backup",
+        "does not use the data directory",
     );
-    assert!(!place.0.join("mixed").exists() && !place.0.join("mixed.new").exists());
+    assert!(!place.0.join("mixed").exists() && !under_way(&place.0.join("mixed")).exists());
     let memory = Server::start(&["--cores", "0", "--control-listen", "127.0.0.1:0"]);
     let control = format!("http://127.0.0.1:{}", memory.control);
     refused(back_up(&data, &place.0.join("mixed"), &["--control", &control]), "not the embedded log");

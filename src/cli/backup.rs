@@ -17,6 +17,7 @@ use super::control::{AccessArgs, control_address};
 use super::output::{Output, write_json};
 use super::serve::CONTROL_SOCKET;
 use super::{Directory, Failure, on_signal, say_damage};
+use crate::base::clock::rfc3339;
 use crate::base::millis::UnixMillis;
 use crate::base::setting::Kind;
 use crate::client::Address;
@@ -28,6 +29,9 @@ use crate::store::log::{Cut, Damaged, DirectDirectory, Staging, moment};
 /// The shortest time between two progress lines.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
+/// How much the command yields to others beside a running server.
+const NICE: i32 = 10;
+
 pub(super) const HELP: &str = "\
 The backup is a data directory: to restore it, copy it to its place with cp -a
 and start a server on it. The server may run during the backup: the backup
@@ -36,7 +40,7 @@ command must run on the same machine, as a user who may read the files.
 
 If DIR holds an earlier backup of the same data directory, message files that
 it holds already are not copied again. The new backup takes its place once it is
-complete. It is made in DIR.new, so the parent directory must be writable. If
+complete. It is made beside DIR, so the parent directory must be writable. If
 the command fails or is interrupted, the earlier backup stays as it is.
 
 Beside a running server, the command pauses after each read for as long as the
@@ -96,6 +100,8 @@ struct Outcome<'a> {
     copied_bytes: u64,
     /// The bytes that the earlier backup held already.
     kept_bytes: u64,
+    /// When the earlier backup was made. Unix milliseconds.
+    earlier_ms: Option<UnixMillis>,
     seconds: f64,
     /// The ranges of files that could not be read.
     damaged: usize,
@@ -130,6 +136,8 @@ impl Kept {
                 }
             },
         };
+        // The server's shards come first on their cores. It fails where that is not allowed.
+        let _ = rustix::process::nice(NICE);
         let (hold, cut) = Hold::begin(args.access.client(&address, hold::ANSWER_TIMEOUT)?)?;
         Ok((Self::Held(hold), cut))
     }
@@ -148,6 +156,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (kept, cut) = Kept::begin(args)?;
     let none = Earlier::default();
     let earlier = staging.earlier().unwrap_or(&none);
+    let earlier_ms = staging.earlier().and_then(Earlier::unix);
     let (lacking, free) = (earlier.lacks(&cut), staging.free()?);
     if free < lacking {
         return Err(within(&format_args!(
@@ -198,6 +207,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         segments: cut.segments.len(),
         copied_bytes: progress.copied,
         kept_bytes: progress.kept,
+        earlier_ms,
         seconds: began.elapsed().as_secs_f64(),
         damaged: damaged.len(),
     };
@@ -212,13 +222,14 @@ impl Outcome<'_> {
         if as_json {
             write_json(&mut out, self)?;
         } else {
-            let Self { backup, segments, copied_bytes, kept_bytes, seconds, .. } = self;
+            let Self { backup, segments, copied_bytes, kept_bytes, earlier_ms, seconds, .. } = self;
             let (copied, kept) = (ByteSize(*copied_bytes), ByteSize(*kept_bytes));
             let backup = backup.display();
-            writeln!(
-                out,
-                "{backup}: complete in {seconds:.1} s; message files: {segments}; copied {copied}, kept {kept} of the earlier backup"
-            )?;
+            write!(out, "{backup}: complete in {seconds:.1} s; message files: {segments}; copied {copied}")?;
+            if let Some(at) = earlier_ms.and_then(rfc3339) {
+                write!(out, ", kept {kept} of the backup of {at}")?;
+            }
+            writeln!(out)?;
         }
         out.finish()
     }

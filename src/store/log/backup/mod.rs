@@ -44,7 +44,7 @@ pub enum BackupError {
     Target(FileName, io::Error),
     /// A file of the data directory has a version that is not supported.
     Version(FileName, Unreadable),
-    /// Another server has changed the file in the meantime.
+    /// The file is not that of the cut: another server has changed it, or the cut is of another directory.
     Changed(FileName),
     /// It was stopped.
     Stopped,
@@ -56,6 +56,10 @@ impl fmt::Display for BackupError {
             Self::Source(file, error) => write!(f, "cannot read {file} of the data directory: {error}"),
             Self::Target(file, error) => write!(f, "cannot write {file} of the backup: {error}"),
             Self::Version(file, why) => write!(f, "{file}: {why}"),
+            Self::Changed(FileName::History) => f.write_str(
+                "the server that was asked does not use the data directory, or could not write its file history: name the server's \
+                 data_dir, or restart it",
+            ),
             Self::Changed(file) => write!(f, "{file} was changed during the backup: run it again"),
             Self::Stopped => f.write_str("stopped"),
         }
@@ -79,6 +83,8 @@ pub struct Earlier {
     /// Its segments that could be read as a whole.
     segments: HashSet<CutSegment>,
     key: Option<u128>,
+    /// When it was made, unless its manifest is damaged.
+    unix: Option<UnixMillis>,
 }
 
 impl Earlier {
@@ -90,14 +96,21 @@ impl Earlier {
         };
         let manifest = salvage_all(directory, FileName::Backup, *length)?;
         // Nothing is taken from a backup whose manifest is damaged.
-        let manifest = Manifest::parse(&manifest.bytes).unwrap_or_default();
+        let manifest = Manifest::parse(&manifest.bytes).ok();
+        let unix = manifest.as_ref().map(|manifest| manifest.unix);
         let is_there = |segment: &CutSegment| {
             let length = segment.end.next_multiple_of(BLOCK as u64);
             files.contains(&(FileName::Segment(segment.place), length))
         };
-        let whole =
-            manifest.segments.into_iter().filter(|(segment, is_whole)| *is_whole && is_there(segment));
-        Ok(Some(Self { segments: whole.map(|(segment, _)| segment).collect(), key: key(directory, &files) }))
+        let all = manifest.unwrap_or_default().segments.into_iter();
+        let whole = all.filter(|(segment, is_whole)| *is_whole && is_there(segment));
+        let segments = whole.map(|(segment, _)| segment).collect();
+        Ok(Some(Self { segments, key: key(directory, &files), unix }))
+    }
+
+    /// Returns when it was made; `None` if that is not known.
+    pub fn unix(&self) -> Option<UnixMillis> {
+        self.unix
     }
 
     /// Returns whether it is a backup of the directory or of a copy of it. A backup without a history could

@@ -13,6 +13,13 @@ use super::{DirectDirectory, DirectoryLock, OsDirectory};
 use crate::store::log::backup::Earlier;
 use crate::store::log::disk::{Directory, FileName};
 
+/// What follows the name of a backup in the name of the directory in which it is made. Nobody else names a directory
+/// so, because what is found in it is removed.
+const SUFFIX: &str = ".backup-under-way";
+
+/// The reason that a backup cannot take its place.
+const MOUNT_POINT: &str = "it is a mount point: name a directory in it";
+
 /// The file that is locked in a data directory.
 const LOCK: &str = "lock";
 
@@ -41,7 +48,6 @@ impl Staging {
         }
         let lock_earlier = earlier.is_some().then(|| OsDirectory::lock(&path)).transpose()?;
         if new.exists() {
-            // Waits for nobody: another backup has it locked.
             let lock = OsDirectory::lock(&new).map_err(|error| match error.kind() {
                 ErrorKind::ResourceBusy => refused("another backup to it is under way"),
                 _ => within(&new, error),
@@ -87,7 +93,10 @@ impl Staging {
             swap(&self.new, &self.path)?;
         } else {
             // Replaces an empty directory.
-            fs::rename(&self.new, &self.path)?;
+            fs::rename(&self.new, &self.path).map_err(|error| match error.kind() {
+                ErrorKind::ResourceBusy => refused(MOUNT_POINT),
+                _ => error,
+            })?;
         }
         File::open(parent(&self.path))?.sync_all()
     }
@@ -120,7 +129,7 @@ fn places(path: &Path, source: &Path) -> io::Result<(PathBuf, PathBuf)> {
         return Err(refused("it is the data directory, or within it"));
     }
     let mut name = path.file_name().map(OsString::from).ok_or_else(|| refused("it has no name"))?;
-    name.push(".new");
+    name.push(SUFFIX);
     let new = path.with_file_name(name);
     Ok((path, new))
 }
@@ -176,7 +185,7 @@ fn swap(new: &Path, path: &Path) -> io::Result<()> {
             fs::rename(new, path)?;
             fs::rename(&old, new)
         }
-        Err(Errno::BUSY) => Err(refused("it is a mount point: name a directory in it")),
+        Err(Errno::BUSY) => Err(refused(MOUNT_POINT)),
         swapped => Ok(swapped?),
     }
 }
