@@ -86,7 +86,7 @@ fn text(output: &Output) -> String {
 }
 
 /// The table of all pages. A page that is missing here fails the test, so its right must be chosen on purpose.
-const RIGHTS: [(&str, &str, Right); 20] = [
+const RIGHTS: [(&str, &str, Right); 23] = [
     ("GET", "/healthz", Right::Open),
     ("GET", "/readyz", Right::Open),
     ("GET", "/", Right::Read),
@@ -107,6 +107,9 @@ const RIGHTS: [(&str, &str, Right); 20] = [
     ("POST", "/queues/{project}/{queue}/pop", Right::Change),
     ("DELETE", "/connections/{id}", Right::Change),
     ("POST", "/reload", Right::Change),
+    ("POST", "/backups", Right::Change),
+    ("POST", "/backups/{id}", Right::Change),
+    ("DELETE", "/backups/{id}", Right::Change),
 ];
 
 /// Returns a request for a page, with names in place of its parameters.

@@ -3,6 +3,7 @@
 //! This module parses arguments, prints results and sets exit codes. It holds no logic that needs tests of
 //! its own.
 
+mod backup;
 mod bench;
 mod claim;
 mod connections;
@@ -87,7 +88,7 @@ enum CliCommand {
     Reload(reload::Args),
     /// Make tokens for clients
     Token(token::Args),
-    /// Check or print the files of the embedded log
+    /// Check, print or copy the files of the embedded log
     Log(log::Args),
     /// Load a server, verify every message, and measure throughput and latency
     Bench(Box<bench::Args>),

@@ -21,6 +21,9 @@
 //! | `/connections` | who is connected, as JSON, in pages |
 //! | `DELETE /connections/ID` | closes a connection: 204, or 404 if it has ended |
 //! | `POST /reload` | reads the settings again: 200 with what changed, 422 if they are wrong, or 503 |
+//! | `POST /backups` | holds the files of the log as they are now, and lists them; 409 while another backup holds them |
+//! | `POST /backups/ID` | continues to hold them; 404 or 410 if they are no longer held |
+//! | `DELETE /backups/ID` | releases them: 204, or 404 or 410 if they are no longer held |
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
 //! | `/info` | version, store and settings, as JSON |
 //! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` also the whole histograms |
@@ -42,6 +45,7 @@
 //! | the others | one page each |
 
 mod audit;
+mod backups;
 mod clients;
 mod connections;
 mod gate;
@@ -66,6 +70,7 @@ mod sockets;
 mod tokens;
 mod way;
 
+pub use backups::{BackupPage, HOLD, HoldPage};
 pub use clients::{CONNECTIONS_PAGE_MAX, ConnectionLine, ConnectionsPage};
 pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
@@ -92,6 +97,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use self::backups::Leases;
 use self::connections::Connections;
 use self::gate::Gate;
 use self::guard::Guard;
@@ -105,6 +111,7 @@ use crate::base::millis::UnixMillis;
 use crate::process::AbortOnPanic;
 use crate::shard::Board;
 use crate::shard::address::{Address, Addresses, FileMode};
+use crate::shard::backups::Backups;
 use crate::shard::probe::Probe;
 
 /// The time that a shard has to answer.
@@ -142,6 +149,8 @@ struct Control {
     changes: Arc<Semaphore>,
     /// A request about messages holds one of the [`LOOKS_MAX`] permits.
     looks: Arc<Semaphore>,
+    backups: Option<Backups>,
+    leases: Leases,
     /// A listing of connections holds one of the [`LISTINGS_MAX`] permits.
     listings: Arc<Semaphore>,
 }
@@ -167,6 +176,8 @@ pub struct Subject {
     pub judge: Option<Judge>,
     /// Asks it.
     pub desk: Option<Desk>,
+    /// Makes cuts for backups, if the store is the embedded log.
+    pub backups: Option<Backups>,
 }
 
 /// The files of a control port's Unix sockets. Dropping this removes them.
@@ -209,7 +220,7 @@ impl ControlPort {
     /// Serves until the process ends. Returns the files to remove then.
     pub fn serve(self, subject: Subject, settings: &Settings) -> io::Result<SocketFiles> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let Subject { probe, board, info, reloads, tokens, judge, desk } = subject;
+        let Subject { probe, board, info, reloads, tokens, judge, desk, backups } = subject;
         let certificates = settings.tls.then(|| probe.certificates().cloned()).flatten();
         let connections = Connections::default();
         let control = Control {
@@ -224,6 +235,8 @@ impl ControlPort {
             connections: connections.clone(),
             changes: Arc::new(Semaphore::new(CHANGES_MAX)),
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            backups,
+            leases: Leases::default(),
             listings: Arc::new(Semaphore::new(LISTINGS_MAX)),
         };
         let guard = Arc::new(Guard::new(settings.hosts.0.clone()));

@@ -7,8 +7,8 @@ use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use super::right::Right;
 use super::{
-    BODY_BYTES_MAX, Control, clients, healthz, info, latency, live, messages, metrics, queue, queues, readyz,
-    reload,
+    BODY_BYTES_MAX, Control, backups, clients, healthz, info, latency, live, messages, metrics, queue,
+    queues, readyz, reload,
 };
 use crate::access;
 
@@ -22,7 +22,7 @@ struct Route {
     handler: fn() -> MethodRouter<Control>,
 }
 
-const ROUTES: [Route; 20] = {
+const ROUTES: [Route; 23] = {
     use Right::{Change, Open, Read};
     use access::Right::{Claim, Consume, Manage};
     /// Keeps the table narrow.
@@ -65,6 +65,9 @@ const ROUTES: [Route; 20] = {
         of_queue("POST", "/queues/{project}/{queue}/pop", Change, Claim, || post(messages::pop)),
         route("DELETE", "/connections/{id}", Change, || delete(clients::close)),
         route("POST", "/reload", Change, || post(reload::reload)),
+        route("POST", "/backups", Change, || post(backups::begin)),
+        route("POST", "/backups/{id}", Change, || post(backups::renew)),
+        route("DELETE", "/backups/{id}", Change, || delete(backups::end)),
     ]
 };
 

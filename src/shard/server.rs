@@ -11,6 +11,7 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::{Acceptor, Target};
 use super::address::Addresses;
+use super::backups::Backups;
 use super::certificates::Certificates;
 use super::collector::{Board, Collector};
 use super::core::{self, Connections, Core};
@@ -350,6 +351,14 @@ impl Server {
     /// Returns a handle to ask for the state of the shards.
     pub fn probe(&self) -> Probe {
         self.probe.clone()
+    }
+
+    /// Returns a handle for backups, if the store is the embedded log.
+    pub fn backups(&self) -> Option<Backups> {
+        match &self.stores {
+            Stores::Log { dir, .. } => Some(Backups::new(dir.clone(), self.probe())),
+            _ => None,
+        }
     }
 
     /// Returns a handle to change the settings of the shards.

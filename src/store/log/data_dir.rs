@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalogue::{Altered, Place};
+use super::cut::{Cut, CutSegment, Cuts, NoCut, NotHeld};
 use super::disk::{Directory, NewPlace};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
@@ -27,6 +28,7 @@ pub struct DataDir {
     retirements: AtomicUsize,
     /// The number of openings of queues since the start.
     openings: AtomicUsize,
+    cuts: Cuts,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +85,38 @@ impl DataDir {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let pasts = state.pasts.into_iter().map(|(id, _, past)| (id, past));
         (state.queues.into_iter().collect(), pasts.collect())
+    }
+
+    /// Returns what recovery found as a cut, for tools. Every catalogue counts as a whole.
+    pub(super) fn into_cut(self) -> Cut {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let segments = state.segments.iter().map(|segment| CutSegment::of(segment));
+        let segments = segments.filter(CutSegment::has_rounds).collect();
+        Cut { timeline: state.history.timeline, segments, catalogues: Vec::new() }
+    }
+
+    /// Asks the shards `0..shards`, which must be woken, for a cut, and passes it to `take` on the thread of a
+    /// shard, or on this one. The files of the cut stay until [`Self::end_hold`], under the `id`, which must
+    /// not be 0.
+    pub fn begin_cut(&self, id: u64, shards: u16, take: impl FnOnce(Result<Cut, NoCut>) + Send + 'static) {
+        let timeline = self.lock().history.timeline;
+        self.cuts.begin(id, shards, timeline, take);
+    }
+
+    /// Returns whether the files of a cut are held.
+    pub fn check_hold(&self, id: u64) -> Result<(), NotHeld> {
+        self.cuts.check(id)
+    }
+
+    /// Releases the files of a cut, or ends the attempt to make it.
+    pub fn end_hold(&self, id: u64) -> Result<(), NotHeld> {
+        self.cuts.end(id)
+    }
+
+    /// Returns the cut that the shards make, and the hold on the files of the last one.
+    #[inline]
+    pub(super) fn cuts(&self) -> &Cuts {
+        &self.cuts
     }
 
     /// Notes that a shard has stopped, and has sealed its last segment.

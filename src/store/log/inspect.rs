@@ -6,7 +6,9 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::backup::Manifest;
 use super::catalogue;
+use super::cut::Cut;
 use super::data_dir::DataDir;
 use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage, salvage_all};
 use super::format::{BatchHeader, PartitionId, ROUNDS_AT, Unreadable};
@@ -110,6 +112,12 @@ impl Contents {
         };
         Some(dump())
     }
+}
+
+/// Returns what a directory holds that no server uses, for a backup, and the damage that recovery found.
+pub fn cut(directory: &dyn Directory, now: &Moment) -> Result<(Cut, Report), OpenError> {
+    let (dir, report) = recovery::open(&ReadOnly(directory), 0, 0, now)?;
+    Ok((dir.into_cut(), report))
 }
 
 /// What a partition holds.
@@ -261,6 +269,26 @@ pub fn verify(
             | FileName::NewCatalogue(_)
             | FileName::DamagedCatalogue(_)
             | FileName::NewHistory => continue,
+            FileName::Backup => match Manifest::parse(&all()?) {
+                Ok(manifest) => {
+                    found.whole = manifest.segments.len();
+                    for place in manifest.segments.iter().map(|(segment, _)| segment.place) {
+                        let file = FileName::Segment(place);
+                        // A missing segment that is known otherwise is reported on its own.
+                        if !files.iter().any(|(of, _)| *of == file) && !is_known(place) {
+                            take(Verified {
+                                file,
+                                length: 0,
+                                whole: 0,
+                                damage: vec![Damage { at: 0, bytes: 0 }],
+                                ..found.clone()
+                            });
+                        }
+                    }
+                }
+                Err(Unreadable::Damaged) => found.damage = whole_file(),
+                Err(why) => return Err(OpenError::Version(*file, why)),
+            },
             FileName::History => match History::parse(&all()?) {
                 Ok(_) => found.whole = 1,
                 Err(Unreadable::Damaged) => found.damage = whole_file(),

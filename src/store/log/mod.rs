@@ -25,6 +25,8 @@
 //! | `keep` | which spans of a partition must stay or may go, as the claims say |
 //! | `index`, `summary` | which partitions a segment holds, and where; their totals for a queue |
 //! | `catalogue` | the file of queues |
+//! | `backup` | copying a cut to another directory |
+//! | `cut` | what the files hold at one moment, for a backup, and the hold that keeps them so |
 //! | `reason` | the reasons that clients get when the disk fails |
 //! | `recovery`, `data_dir` | what is found at the start, and the part of it that the shards share |
 //! | `history` | the earlier starts, and the proof that this one continues where they ended |
@@ -46,7 +48,9 @@
 //! many partitions back faster, but writes four times as slowly and takes twice the disk.
 
 mod backlog;
+pub mod backup;
 pub mod catalogue;
+mod cut;
 mod data_dir;
 pub mod disk;
 pub mod features;
@@ -86,12 +90,13 @@ pub(in crate::store) mod simulated;
 #[cfg(test)]
 mod tests;
 
+pub use cut::{Cut, CutCatalogue, CutSegment, NoCut, NotHeld};
 pub use data_dir::DataDir;
 pub use format::BLOCK;
 pub use history::{HISTORY_BYTES_MAX, Moment};
 pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use load::{LOAD_COST_MAX, LOADS_MAX};
-pub use os::{DirectoryLock, OsDirectory, bytes_read, moment};
+pub use os::{DirectDirectory, DirectoryLock, OsDirectory, Staging, bytes_read, moment};
 pub use recovery::{Damaged, OpenError, Report, open};
 pub use settings::{Durability, Settings};
 pub use tag::{ReadPurpose, Tag};
@@ -139,6 +144,8 @@ pub struct Log<T: Asker, D> {
     /// Reads messages that are older than those in memory.
     backlog: Backlog<T>,
     states: States,
+    /// The last cut that the shard contributed to.
+    contributed: Option<u64>,
     completions: VecDeque<Completion<T>>,
 }
 
@@ -167,6 +174,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             timestamps: Timestamps::new(dir.newest()),
             backlog: Backlog::new(shard, share(config.read_bytes)),
             states: States::new(stateful),
+            contributed: None,
             completions: VecDeque::new(),
             disk,
             dir,

@@ -229,6 +229,11 @@ impl<T: Asker> Queues<T> {
         self.dirty_end > self.end
     }
 
+    /// Returns the length of the catalogue, in bytes.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
     /// Returns whether a change is still to be written for the first time, or is being written.
     pub(super) fn is_writing(&self) -> bool {
         self.end_written.is_some() || !self.waiting.is_empty()

@@ -158,7 +158,7 @@ impl Segments {
     pub(super) fn seal(&mut self, active: &Active) -> (Arc<Segment>, Vec<u8>) {
         let Active { place, header, end, spans, used, .. } = active;
         self.used = *used;
-        let segment = Arc::new(Segment::new(*place, header, spans.values().map(|span| &span.head)));
+        let segment = Arc::new(Segment::new(*place, header, *end, spans.values().map(|span| &span.head)));
         let (index, bytes) = Index::encode(header.stamp, *end, spans);
         self.indexing.insert(header.number, index);
         debug_assert!(self.kept.last().is_none_or(|last| last.number < segment.number), "oldest first");

@@ -43,7 +43,7 @@ pub fn open(
     let mut report = Report::default();
     let files = directory.list()?;
     for (file, _) in &files {
-        if matches!(file, FileName::NewIndex(_) | FileName::NewCatalogue(_) | FileName::NewHistory) {
+        if file.is_passing() {
             directory.run(&Step::Remove(*file))?;
         }
     }

@@ -79,7 +79,7 @@ pub(super) fn open_segments(
                     check_stopped(directory, *file, &header, index.end, report)?;
                 }
                 let heads = index.spans.iter().map(|(_, head, _)| head);
-                let segment = Arc::new(Segment::new(place, &header, heads));
+                let segment = Arc::new(Segment::new(place, &header, index.end, heads));
                 let spans = index.spans.into_iter().zip(index.stocks).map(|((id, head, at), stock)| {
                     (id, SealedSpan::new(segment.clone(), head, Runs::Index(at), stock))
                 });
@@ -236,7 +236,8 @@ fn scan_segment(
         damage,
         means: "the messages in this range are lost",
     }));
-    let segment = Arc::new(Segment::new(place, header, spans.values().map(|span| &span.head)));
+    let heads = spans.values().map(|span| &span.head);
+    let segment = Arc::new(Segment::new(place, header, found.end, heads));
     let (index, index_bytes) = Index::encode(header.stamp, found.end, &spans);
     // The server may have ended because a sync failed. Then what the system returns of the file need not be
     // on the disk, and another sync would not write it. So what is served from now on is written again.

@@ -191,7 +191,13 @@ impl World {
                 all.push(completion);
             }
         }
-        for completion in &all {
+        self.note_fates(&all);
+        all
+    }
+
+    /// Records the fates of messages, and what was read.
+    pub(super) fn note_fates(&mut self, completions: &[Completion<u64>]) {
+        for completion in completions {
             match completion {
                 Completion::Appended { token, result } => {
                     let (key, numbers) = self.appends.remove(token).expect("a token completes once");
@@ -210,7 +216,6 @@ impl World {
                 _ => {}
             }
         }
-        all
     }
 
     pub(super) fn settle(&mut self) {
