@@ -38,6 +38,7 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Returns a message without a key and headers.
+    #[inline]
     pub fn plain(payload: &'a [u8]) -> Self {
         Self { payload, ..Self::default() }
     }
@@ -195,19 +196,33 @@ impl Batch {
     /// end.
     #[inline]
     pub fn record_at(&self, position: usize) -> Option<(usize, Record<'_>)> {
+        if self.0.shape == Shape::Payloads { self.payload_at(position) } else { self.shaped_at(position) }
+    }
+
+    /// As [`Self::record_at`], for a batch of payloads. The compiler knows that these records have neither key nor
+    /// headers.
+    #[inline]
+    pub fn payload_at(&self, position: usize) -> Option<(usize, Record<'_>)> {
+        debug_assert_eq!(self.0.shape, Shape::Payloads);
         let rest = self.0.records.get(position..)?;
         let (length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let (key, headers, rest) = match self.0.shape {
-            Shape::Payloads => (&[][..], &[][..], rest),
-            Shape::Keys => {
-                let (key_length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-                let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?;
-                (key, &[][..], rest)
-            }
-            Shape::Headers => behind_lengths(rest)?,
+        let (payload, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        Some((self.0.records.len() - rest.len(), Record::plain(payload)))
+    }
+
+    #[inline(never)]
+    fn shaped_at(&self, position: usize) -> Option<(usize, Record<'_>)> {
+        let mut rest = self.0.records.get(position..)?;
+        let mut length = || {
+            let (length, behind) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+            rest = behind;
+            Some(u32::from_le_bytes(*length) as usize)
         };
-        let (payload, rest) = rest.split_at_checked(length)?;
+        let (payload, key) = (length()?, length()?);
+        let headers = if self.0.shape == Shape::Headers { length()? } else { 0 };
+        let (key, rest) = rest.split_at_checked(key)?;
+        let (headers, rest) = rest.split_at_checked(headers)?;
+        let (payload, rest) = rest.split_at_checked(payload)?;
         Some((self.0.records.len() - rest.len(), Record { key, headers, payload }))
     }
 
@@ -237,18 +252,6 @@ impl Batch {
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         self.records().map(|record| record.payload)
     }
-}
-
-/// Returns the key and the headers of a record, whose lengths begin `rest`, and what follows them. Never inlined, so
-/// that records without headers do not pay for it.
-#[cold]
-#[inline(never)]
-fn behind_lengths(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (key_length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-    let (headers_length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-    let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?;
-    let (headers, rest) = rest.split_at_checked(u32::from_le_bytes(*headers_length) as usize)?;
-    Some((key, headers, rest))
 }
 
 /// A batch with its place in a partition.

@@ -1,7 +1,8 @@
 //! The policies of all queues, by their ids in this process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::names::QueueName;
 use super::policy::{LivePolicy, Policy};
@@ -10,13 +11,18 @@ use super::queue::QueueId;
 /// The policies of the queues that exist, by their ids in this process. All shards share them. Locked when a queue is
 /// created or deleted, or a shard first uses a partition of it.
 #[derive(Debug, Default)]
-pub struct Policies(Mutex<HashMap<QueueId, (QueueName, Arc<LivePolicy>)>>);
+pub struct Policies {
+    of: Mutex<HashMap<QueueId, (QueueName, Arc<LivePolicy>)>>,
+    /// The number of queues that were added since the start.
+    added: AtomicU64,
+}
 
 impl Policies {
     /// Adds a queue. Returns its policy.
     pub fn add(&self, queue: QueueId, name: QueueName, policy: Policy) -> Arc<LivePolicy> {
         let live = Arc::new(LivePolicy::new(policy));
         self.lock().insert(queue, (name, live.clone()));
+        self.added.fetch_add(1, Ordering::Release);
         live
     }
 
@@ -30,8 +36,21 @@ impl Policies {
         self.lock().get(&queue).cloned()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<QueueId, (QueueName, Arc<LivePolicy>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Returns the number of queues that were added since the start.
+    #[inline]
+    pub fn added(&self) -> u64 {
+        self.added.load(Ordering::Acquire)
+    }
+
+    /// Returns the queues with limits now. Looks at every queue.
+    pub fn limited(&self) -> HashMap<QueueId, Arc<LivePolicy>> {
+        let of = self.lock();
+        let limited = of.iter().filter(|(_, (_, policy))| policy.is_limited());
+        limited.map(|(queue, (_, policy))| (*queue, policy.clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueId, (QueueName, Arc<LivePolicy>)>> {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -8,7 +8,15 @@
 //! | `/` | the live page for a browser; `/live` is its event stream |
 //! | `/healthz` | 200 while every shard answers within a second, otherwise 503 |
 //! | `/readyz` | the same, and 503 once the server drains or is about to, and must get no new clients |
-//! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
+//! | `/queues` | the queues of the embedded log, as JSON; 404 with another store. `?project=`, `?prefix=`, `?after=PROJECT/QUEUE` and `?limit=` choose some |
+//! | `/queues/PROJECT/QUEUE` | one queue with its attributes and what it holds, as JSON |
+//! | `PUT /queues/PROJECT/QUEUE` | creates a queue: 201, or 200 if it exists. The body is `{"attributes": {…}, "partitions": N}`; both may be absent |
+//! | `PATCH /queues/PROJECT/QUEUE` | changes attributes (null removes one), or adds partitions: 200. The same body |
+//! | `POST /queues/PROJECT/QUEUE/purge` | deletes all messages of a queue: 200 with their number |
+//! | `POST /queues/PROJECT/QUEUE/redrive` | moves dead letters back to their queues, or to `?to=QUEUE`: 200 with their number |
+//! | `/queues/PROJECT/QUEUE/messages?id=ID` | messages by their ids, as JSON; needs the right to change, because it shows payloads |
+//! | `DELETE /queues/PROJECT/QUEUE/messages?id=ID` | deletes messages: 200 with what became of each |
+//! | `POST /queues/PROJECT/QUEUE/pop?count=N` | deletes the oldest messages and returns them |
 //! | `DELETE /queues/PROJECT/QUEUE` | deletes a queue: 204, 202 while a shard may still serve it, or 404 if it does not exist |
 //! | `/connections` | who is connected, as JSON, in pages |
 //! | `DELETE /connections/ID` | closes a connection: 204, or 404 if it has ended |
@@ -28,6 +36,7 @@
 //! | `audit` | the lines that say who changed what, and who was refused |
 //! | `pages`, `paced` | the shards' answers, each made once for all waiting requests |
 //! | `settings` | the addresses, and the host names that it accepts |
+//! | `home` | changes of a queue, which its home makes |
 //! | `routes` | the list of all pages, and the right that each needs |
 //! | here | health and readiness |
 //! | the others | one page each |
@@ -37,12 +46,15 @@ mod clients;
 mod connections;
 mod gate;
 mod guard;
+mod home;
 mod info;
 mod latency;
 mod live;
+mod messages;
 mod metrics;
 mod paced;
 mod pages;
+mod queue;
 mod queues;
 mod reload;
 mod right;
@@ -54,9 +66,12 @@ mod tokens;
 mod way;
 
 pub use clients::{CONNECTIONS_PAGE_MAX, ConnectionLine, ConnectionsPage};
+pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
-pub use queues::{DELETION_TIMEOUT, QueueLine};
+pub use messages::{IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition};
+pub use queue::{Affected, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
+pub use queues::QueueLine;
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
 pub use right::Right;
 pub use routes::routes;
@@ -84,6 +99,7 @@ use self::pages::{Page, Pages, Unmade};
 use self::serving::Shared;
 use self::sockets::{Listening, Sockets};
 use crate::auth::Judge;
+use crate::base::attributes::ATTRIBUTES_BYTES_MAX;
 use crate::base::millis::UnixMillis;
 use crate::process::AbortOnPanic;
 use crate::shard::Board;
@@ -96,8 +112,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before asking a shard again whose inbox is full.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// The most queues that are deleted at the same time. Each one is an entry in the tables of its home.
-const DELETIONS_MAX: usize = 2;
+/// The most queues that are changed at the same time. Each one is an entry in the tables of its home.
+const CHANGES_MAX: usize = 2;
+
+/// The most requests about messages at the same time. Each holds at most [`POP_BYTES_MAX`] of them, and asks every
+/// partition of a queue at once.
+const LOOKS_MAX: usize = 4;
+
+/// The longest body of a request, in bytes: the attributes of a queue, with room for spaces and escapes.
+const BODY_BYTES_MAX: usize = 4 * ATTRIBUTES_BYTES_MAX;
 
 /// The most requests that list connections at the same time. Each asks every shard several times.
 const LISTINGS_MAX: usize = 2;
@@ -114,8 +137,10 @@ struct Control {
     pages: Arc<Pages>,
     looked: Arc<Mutex<Looked>>,
     connections: Connections,
-    /// A deletion holds one of the [`DELETIONS_MAX`] permits.
-    deletions: Arc<Semaphore>,
+    /// A change of a queue holds one of the [`CHANGES_MAX`] permits.
+    changes: Arc<Semaphore>,
+    /// A request about messages holds one of the [`LOOKS_MAX`] permits.
+    looks: Arc<Semaphore>,
     /// A listing of connections holds one of the [`LISTINGS_MAX`] permits.
     listings: Arc<Semaphore>,
 }
@@ -194,7 +219,8 @@ impl ControlPort {
             pages: Arc::new(Pages::new()),
             looked: Arc::default(),
             connections: connections.clone(),
-            deletions: Arc::new(Semaphore::new(DELETIONS_MAX)),
+            changes: Arc::new(Semaphore::new(CHANGES_MAX)),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             listings: Arc::new(Semaphore::new(LISTINGS_MAX)),
         };
         let guard = Arc::new(Guard::new(settings.hosts.0.clone()));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::ANSWER_TIMEOUT;
 use super::paced::Paced;
+use super::queues::Lines;
 use crate::base::error::StoreFault;
 
 /// The shortest time between two health checks of the shards.
@@ -56,7 +57,9 @@ impl IntoResponse for Unmade {
 pub(super) struct Pages {
     pub(super) health: Paced<Result<(), Unmade>>,
     pub(super) metrics: Paced<Page>,
-    pub(super) queues: Paced<Page>,
+    pub(super) queues: Paced<Lines>,
+    /// The page `/queues` with all of them.
+    pub(super) all_queues: Paced<Page>,
     pub(super) latency: Paced<Page>,
     /// The page `/latency` with whole histograms.
     pub(super) histograms: Paced<Page>,
@@ -68,6 +71,7 @@ impl Pages {
             health: Paced::new(HEALTH_PACE),
             metrics: Paced::new(PAGE_PACE),
             queues: Paced::new(QUEUES_PACE),
+            all_queues: Paced::new(QUEUES_PACE),
             latency: Paced::new(PAGE_PACE),
             histograms: Paced::new(PAGE_PACE),
         }

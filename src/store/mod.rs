@@ -11,6 +11,7 @@
 //! | `memory/` | messages only in memory |
 //! | `kafka/` | a Kafka cluster |
 //! | `claims/` | claims on any of these |
+//! | `offline` | the queues of a data directory that no server uses |
 //! | `settings` | the choice of the store, and the settings of all three |
 //! | `fence` | rejects the later appends of a stream after a failed one |
 //! | `fetch` | a fetch, as the stores keep it |
@@ -19,6 +20,7 @@
 //! | `waiting` | waiting fetches |
 //! | `tail` | the end of a partition |
 //! | `cost` | the cost of a batch in memory |
+//! | `stock` | what a partition holds, counted without reading it |
 //! | `conformance` | the tests that every store must pass |
 
 pub mod claims;
@@ -28,8 +30,10 @@ mod fetch;
 pub mod kafka;
 pub mod log;
 pub mod memory;
+mod offline;
 mod read;
 mod settings;
+pub mod stock;
 mod tail;
 mod waiting;
 mod window;
@@ -40,7 +44,9 @@ mod conformance;
 pub use claims::Ledgers;
 pub use fence::Fence;
 pub use memory::Memory;
+pub use offline::Offline;
 pub use settings::{Settings, StoreKind};
+pub use stock::{Holding, Portion};
 pub use tail::Tail;
 
 use std::fmt::Debug;
@@ -549,6 +555,25 @@ pub trait Store<T: Asker> {
 
     /// Allows the store to release what a partition holds below an offset. Also for a hidden partition.
     fn release(&mut self, _partition: PartitionKey, _below: Offset) {}
+
+    /// Returns the partitions of a queue in which something is or was stored.
+    fn partitions(&self, _queue: QueueId) -> Vec<Partition> {
+        Vec::new()
+    }
+
+    /// Returns what a partition holds from an offset on, whatever claims say of it. `None` if the store does not know.
+    fn holding(&mut self, _partition: PartitionKey, _from: Offset, _unix: UnixMillis) -> Option<Holding> {
+        None
+    }
+
+    /// Calls `each` with what is stored in a range of a partition, in order. Messages that have expired may be among it.
+    fn each_portion(
+        &mut self,
+        _partition: PartitionKey,
+        _range: Range<Offset>,
+        _each: &mut dyn FnMut(Portion),
+    ) {
+    }
 
     /// Makes the store keep these messages of a partition although they have expired; ascending. Replaces what
     /// the last call named. A partition with state from an earlier run is kept whole until the first call.

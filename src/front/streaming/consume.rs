@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::base::batch::{Fetched, Record, StoredBatch};
+use crate::base::batch::{Batch, Fetched, Record, Shape, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault};
 use crate::base::queue::message_id;
 use crate::base::units::{MsgNum, Offset, Partition};
 use crate::front::{Cx, Origin, status_of};
-use crate::operation::{Consume, Form, Gathered, Marked, ShownClaim};
+use crate::operation::{Consume, Form, Gathered, Marked, Run, ShownClaim};
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
 use crate::pb::{
     Claim, ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, Status, encode_marked,
@@ -36,9 +36,22 @@ impl Form for MessageTemplate {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
         MessageTemplate::encoded_length(self, offset, record)
+    }
+}
+
+/// A form that can encode messages.
+trait Encode: Form {
+    fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>);
+}
+
+impl Encode for MessageTemplate {
+    /// Always inlined, like the lengths: without that, each kind of batch costs every message a call.
+    #[inline(always)]
+    fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
+        MessageTemplate::encode(self, offset, record, out);
     }
 }
 
@@ -55,7 +68,9 @@ impl<const CLAIMED: bool, const BARE: bool> SelectedForm<CLAIMED, BARE> {
     fn shown(record: Record<'_>) -> Record<'_> {
         if BARE { record.without_headers() } else { record }
     }
+}
 
+impl<const CLAIMED: bool, const BARE: bool> Encode for SelectedForm<CLAIMED, BARE> {
     fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
         self.template.encode_with(&self.claim, offset, Self::shown(record), out);
     }
@@ -123,10 +138,10 @@ impl Consuming {
         }
         while cx.has_room() && self.consume.is_ready(&cx.resources) {
             let sent = match (self.consume.shows_claims(), self.is_bare) {
-                (false, false) => self.send_response(cx, MessageTemplate::encode),
-                (true, false) => self.send_response(cx, SelectedForm::<true, false>::encode),
-                (false, true) => self.send_response(cx, SelectedForm::<false, true>::encode),
-                (true, true) => self.send_response(cx, SelectedForm::<true, true>::encode),
+                (false, false) => self.send_response::<MessageTemplate>(cx),
+                (true, false) => self.send_response::<SelectedForm<true, false>>(cx),
+                (false, true) => self.send_response::<SelectedForm<false, true>>(cx),
+                (true, true) => self.send_response::<SelectedForm<true, true>>(cx),
             };
             if !sent {
                 break;
@@ -144,11 +159,7 @@ impl Consuming {
 
     /// Writes a ConsumeResponse with messages that are ready. Returns false if none are.
     #[inline]
-    fn send_response<F: Form>(
-        &mut self,
-        cx: &mut Cx<'_>,
-        encode: impl Fn(&F, Offset, Record<'_>, &mut Vec<u8>),
-    ) -> bool {
+    fn send_response<F: Encode>(&mut self, cx: &mut Cx<'_>) -> bool {
         let mut marked = None;
         let mut length = 0;
         if self.consume.owes_marker() {
@@ -176,12 +187,9 @@ impl Consuming {
                 encode_marked(message, out);
             }
             for run in &runs {
-                let mut record = run.record;
-                for offset in run.offset.following(run.count) {
-                    if let Some((next, message)) = run.stored.batch.record_at(record) {
-                        encode(&run.form, offset, message, out);
-                        record = next;
-                    }
+                match run.stored.batch.shape() {
+                    Shape::Payloads => encode_run(run, Batch::payload_at, out),
+                    _ => encode_run(run, Batch::record_at, out),
                 }
             }
         });
@@ -215,6 +223,22 @@ impl Consuming {
                 cx.reply.pb(&ConsumeResponse { status, ..ConsumeResponse::default() }, true);
             }
             None => cx.reply.fin(),
+        }
+    }
+}
+
+/// Encodes the messages of a run, which `read` reads.
+#[inline]
+fn encode_run<F: Encode>(
+    run: &Run<F>,
+    read: impl for<'b> Fn(&'b Batch, usize) -> Option<(usize, Record<'b>)>,
+    out: &mut Vec<u8>,
+) {
+    let mut record = run.record;
+    for offset in run.offset.following(run.count) {
+        if let Some((next, message)) = read(&run.stored.batch, record) {
+            run.form.encode(offset, message, out);
+            record = next;
         }
     }
 }

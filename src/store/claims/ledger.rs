@@ -7,14 +7,16 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::ahead::Kept;
 use super::pieces::{Phase, Piece, Pieces};
-use super::record::{Record, Snapshot, WrittenPhase, WrittenPiece};
+use super::record::{Given, Passed, Record, Snapshot, WrittenPhase, WrittenPiece};
 use crate::base::claim::{Claimed, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
 use crate::base::hidden::Hidden;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
+use crate::store::stock::{Minute, Portion};
 
 /// The most pieces of a partition. Beyond, nothing new is given out. A piece takes some 100 bytes with its indexes.
 pub const PIECES_MAX: usize = 65_536;
@@ -76,9 +78,8 @@ impl Ledger {
         self.pieces.len() >= PIECES_MAX || self.pieces.given() >= UNSETTLED_MAX
     }
 
-    /// Returns the record that leases `pieces`: ascending ranges, and how often each was given out, this time
-    /// included.
-    pub(super) fn grant(&self, now: Now, terms: &Terms, pieces: Vec<(Range<Offset>, u32)>) -> Record {
+    /// Returns the record that leases `pieces`.
+    pub(super) fn grant(&self, now: Now, terms: &Terms, pieces: Vec<Given>) -> Record {
         Record::Grant {
             lease: LeaseId(self.sequence + 1),
             client: terms.client,
@@ -95,6 +96,23 @@ impl Ledger {
         if let Some(lease) = self.leases.get_mut(&lease) {
             lease.worker = Some(worker);
         }
+    }
+
+    /// Returns the claim of a piece, unless it is not claimed.
+    pub(super) fn claim_of(&self, offsets: Range<Offset>, piece: &Piece) -> Option<Claimed> {
+        let Phase::Held(ends) = piece.phase else { return None };
+        let client = self.leases.get(&piece.lease)?.client;
+        Some(Claimed { offsets, lease: piece.lease, client, ends })
+    }
+
+    /// Returns whether a piece is in a lease of a client, or was in no other since.
+    pub(super) fn is_last(&self, piece: &Piece, client: ClientId, lease: LeaseId) -> bool {
+        piece.lease == lease && self.leases.get(&lease).is_some_and(|lease| lease.client == client)
+    }
+
+    /// Returns whether nothing was ever noted.
+    pub(super) fn is_unused(&self) -> bool {
+        self.next == Offset::ZERO && self.sequence == 0 && self.pieces.len() == 0
     }
 
     /// Returns the records of a settlement, and the messages for which it came too late.
@@ -178,7 +196,7 @@ impl Ledger {
                 let lives_until = ends + Millis::from_secs(*grace_secs);
                 self.sequence = self.sequence.max(lease.0);
                 let mut unsettled = 0;
-                for (offsets, count) in pieces {
+                for Given { offsets, count, expires, bytes } in pieces {
                     let before = self.take(offsets.clone(), |_| true);
                     let before = before.iter().map(|(_, piece)| piece.lives_until).max();
                     let length = offsets.end.since(offsets.start);
@@ -189,11 +207,14 @@ impl Ledger {
                         lease: *lease,
                         phase: Phase::Held(ends),
                         lives_until: before.map_or(lives_until, |before| before.max(lives_until)),
+                        expires: *expires,
+                        bytes: *bytes,
+                        is_over: false,
                     };
                     self.pieces.insert(offsets.start, piece);
                     self.next = self.next.max(offsets.end);
                 }
-                let offsets = pieces.iter().map(|(offsets, _)| offsets.clone());
+                let offsets = pieces.iter().map(|piece| piece.offsets.clone());
                 // The number of a lease occurs once, unless the notes are forged.
                 let before = self.leases.remove(lease);
                 unsettled += before.as_ref().map_or(0, |before| before.unsettled);
@@ -204,16 +225,20 @@ impl Ledger {
                     self.leases.insert(*lease, of);
                 }
             }
-            Record::Delay { offsets, visible, delay_secs, next } => {
+            Record::Pass { at, next, pieces } => {
                 self.free_missing(*next);
-                self.next = self.next.max(offsets.end);
-                self.take(offsets.clone(), |_| true);
-                let length = u32::try_from(offsets.end.since(offsets.start)).unwrap_or(u32::MAX);
-                let (count, lease, lives_until) = (0, LeaseId(0), Millis::ZERO);
-                // Over a restart, the wall clock may have been set back.
-                let latest = now.mono + Millis::from_secs(*delay_secs);
-                let phase = Phase::Later(mono_of(now, *visible).min(latest));
-                self.pieces.insert(offsets.start, Piece { length, count, lease, phase, lives_until });
+                for Passed { offsets, wait, expires, bytes } in pieces {
+                    self.next = self.next.max(offsets.end);
+                    self.take(offsets.clone(), |_| true);
+                    let length = u32::try_from(offsets.end.since(offsets.start)).unwrap_or(u32::MAX);
+                    // Over a restart, the wall clock may have been set back.
+                    let phase = match *wait {
+                        Millis::ZERO => Phase::Free,
+                        wait => Phase::Later(mono_of(now, *at + wait).min(now.mono + wait)),
+                    };
+                    let piece = Piece { phase, expires: *expires, bytes: *bytes, ..new_piece(length) };
+                    self.pieces.insert(offsets.start, piece);
+                }
             }
             Record::Settle { lease, at, what, offsets } => {
                 for range in offsets {
@@ -225,6 +250,17 @@ impl Ledger {
                     self.take(range.clone(), |_| true);
                 }
             }
+            Record::Delete { next, offsets } => {
+                self.free_missing(*next);
+                for range in offsets {
+                    self.take(range.clone(), |_| true);
+                    self.next = self.next.max(range.end);
+                }
+            }
+            Record::Purge { through } => {
+                self.take(Offset::ZERO..*through, |_| true);
+                self.next = self.next.max(*through);
+            }
             Record::Snapshot(snapshot) => *self = Self::restore(now, snapshot),
         }
     }
@@ -234,8 +270,7 @@ impl Ledger {
     fn free_missing(&mut self, next: Offset) {
         while self.next < next {
             let length = u32::try_from(next.since(self.next)).unwrap_or(u32::MAX);
-            let (count, lease, phase, lives_until) = (0, LeaseId(0), Phase::Free, Millis::ZERO);
-            self.pieces.insert(self.next, Piece { length, count, lease, phase, lives_until });
+            self.pieces.insert(self.next, new_piece(length));
             self.next += u64::from(length);
         }
     }
@@ -260,7 +295,7 @@ impl Ledger {
                     let ends =
                         mono_of(now, at + Millis::from_secs(ttl)).min(now.mono + Millis::from_secs(ttl));
                     let lives_until = piece.lives_until.max(ends + Millis::from_secs(grace_secs));
-                    Piece { phase: Phase::Held(ends), lives_until, ..piece }
+                    Piece { phase: Phase::Held(ends), lives_until, is_over: false, ..piece }
                 }
                 Settle::Return => Piece { phase: Phase::Free, count: piece.count.saturating_sub(1), ..piece },
                 Settle::Ack | Settle::Reject => piece,
@@ -291,15 +326,35 @@ impl Ledger {
         self.pieces.adopt_times(&before.pieces);
     }
 
-    /// Keeps free messages back until a time, because they have expired and still exist.
-    pub(super) fn postpone(&mut self, range: Range<Offset>, until: Millis) {
-        self.pieces.postpone(range, until);
+    /// Keeps free messages back.
+    pub(super) fn postpone(&mut self, kept: Kept) {
+        self.pieces.postpone(kept.offsets, kept.until, kept.is_over);
     }
 
     /// Frees what is no longer leased, and what can be given out again. Returns the number of messages whose
     /// leases have ended.
     pub(super) fn expire(&mut self, now: Millis) -> u64 {
         self.pieces.expire(now)
+    }
+
+    /// Stops counting what has expired.
+    pub(super) fn end_lives(&mut self, now: Now) {
+        self.pieces.end_lives(now);
+    }
+
+    /// Returns the pieces of which neither the expiry nor the size is known.
+    pub(super) fn unknown(&self) -> Vec<Range<Offset>> {
+        let unknown = self.pieces.all().filter(|(_, piece)| piece.expires == Minute::UNKNOWN);
+        unknown.map(|(offsets, _)| offsets).collect()
+    }
+
+    /// Notes when messages of such a piece expire, and how large they are.
+    pub(super) fn learn(&mut self, portion: &Portion) {
+        let Portion { expires, bytes, .. } = *portion;
+        let is_unknown = |piece: &Piece| piece.expires == Minute::UNKNOWN;
+        for (first, piece) in self.pieces.take(portion.first..portion.end, is_unknown) {
+            self.pieces.insert(first, Piece { expires, bytes, ..piece });
+        }
     }
 
     /// Returns the first offset at `from` or later that is not settled.
@@ -371,6 +426,8 @@ impl Ledger {
                 Phase::Later(from) => WrittenPhase::FreeIn(for_ms(from)),
             },
             lives_for: if piece.lives_until == Millis::ZERO { i64::MIN } else { for_ms(piece.lives_until) },
+            expires: piece.expires,
+            bytes: piece.bytes,
         });
         let mut leases: Vec<_> =
             self.leases.iter().map(|(id, lease)| (*id, lease.client, lease.grace_secs)).collect();
@@ -402,6 +459,9 @@ impl Ledger {
                     WrittenPhase::FreeIn(for_ms) => Phase::Later(time(for_ms)),
                 },
                 lives_until: time(written.lives_for),
+                expires: written.expires,
+                bytes: written.bytes,
+                is_over: false,
             };
             ledger.pieces.insert(written.offsets.start, piece);
         }
@@ -424,6 +484,20 @@ impl Ledger {
         }
         let counted = self.leases.iter().map(|(id, lease)| (*id, lease.unsettled)).collect();
         self.pieces.is_sound() && unsettled == counted
+    }
+}
+
+/// Returns a piece of messages that were never given out.
+fn new_piece(length: u32) -> Piece {
+    Piece {
+        length,
+        count: 0,
+        lease: LeaseId(0),
+        phase: Phase::Free,
+        lives_until: Millis::ZERO,
+        expires: Minute::UNKNOWN,
+        bytes: 0,
+        is_over: false,
     }
 }
 

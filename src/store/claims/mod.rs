@@ -14,6 +14,10 @@
 //! | `notes` | the records on their way to the store, the answers that wait for them, snapshots |
 //! | `ahead` | messages that are read ahead, and the choice of those that a claim gets |
 //! | `line` | the workers that wait for messages |
+//! | `stats` | what a partition holds |
+//! | `finds` | messages that are looked for by their offsets |
+//! | `deletion` | deletes messages by their offsets, the oldest ones, and all |
+//! | `limits` | what limited queues hold, and what is dropped beyond a limit |
 //! | `out` | where a keeper sends what it has decided |
 //! | `inner` | the tokens of requests to the store below |
 //!
@@ -22,18 +26,23 @@
 //! with what others do.
 
 mod ahead;
+mod deletion;
+mod finds;
 mod inner;
 mod keeper;
 mod ledger;
+mod limits;
 mod line;
 mod notes;
 mod out;
 mod pieces;
 mod record;
+mod stats;
 #[cfg(test)]
 mod tests;
 
 pub use ahead::AHEAD_BYTES;
+pub use deletion::TOO_SCATTERED;
 pub use inner::{AppendBy, FetchBy, Inner, LedgerId};
 pub use ledger::{PIECES_MAX, UNSETTLED_MAX};
 
@@ -43,8 +52,10 @@ use std::sync::Arc;
 
 use self::keeper::Keeper;
 use self::ledger::Ledger;
+use self::limits::Limits;
 use self::out::Out;
 use self::record::Record;
+use self::stats::stats_of;
 use super::{
     Asker, ClaimCounters, Completion, Life, Placement, QueueSummary, Request, StateKeeping, Store,
     StoreCounters, StoreEvent, Tail,
@@ -55,6 +66,7 @@ use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::hidden::Hidden;
+use crate::base::manage::{Manage, Managed};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId, QueueInfo};
@@ -81,6 +93,7 @@ pub struct Ledgers<S, T: Asker> {
     dirty: Vec<PartitionKey>,
     /// What the ledgers have decided, until it is passed on.
     out: Out<T>,
+    limits: Limits,
     tick_due: Millis,
     /// When the store below wants to be called.
     inner_due: Millis,
@@ -94,6 +107,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             keepers: HashMap::new(),
             dirty: Vec::new(),
             out: Out::new(S::STATE == StateKeeping::Durable),
+            limits: Limits::default(),
             tick_due: Millis::ZERO,
             inner_due: Millis::ZERO,
         }
@@ -145,10 +159,30 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                     let result = Ok(Vec::new());
                     return self.out.completions.push_back(Completion::Settled { token, result });
                 }
+                Request::Manage { token, what: Manage::Stats, .. } => {
+                    let holding = self.inner.holding(partition, Offset::ZERO, now.unix).unwrap_or_default();
+                    let result = Ok(Managed::Stats(stats_of(&holding)));
+                    return self.out.completions.push_back(Completion::Managed { token, result });
+                }
                 _ => self.add_keeper(partition, false),
             }
         }
-        self.with_keeper(partition, |keeper, out| keeper.handle(now, request, out));
+        match request {
+            Request::Manage { token, what, .. } if self.is_ready(partition) => {
+                self.with_keeper(partition, |_, _| ());
+                let Self { keepers, inner, out, .. } = self;
+                let Some(keeper) = keepers.get_mut(&partition) else { return };
+                keeper.manage(now, token, what, inner, out);
+            }
+            request => {
+                self.with_keeper(partition, |keeper, out| keeper.handle(now, request, out));
+            }
+        }
+    }
+
+    /// Returns whether the ledger of a partition is known.
+    fn is_ready(&self, partition: PartitionKey) -> bool {
+        self.keepers.get(&partition).is_some_and(Keeper::is_ready)
     }
 
     /// Works on the keepers with something to do, and submits what they ask for.
@@ -161,7 +195,15 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 debug_assert!(result.is_ok(), "the ledgers take every request");
             }
             if let Some(keeper) = self.keepers.get_mut(&partition) {
+                for unknown in keeper.take_unknown() {
+                    let mut portions = Vec::new();
+                    self.inner.each_portion(partition, unknown, &mut |portion| portions.push(portion));
+                    portions.iter().for_each(|portion| keeper.learn(portion));
+                }
                 keeper.work(now, &mut self.out);
+                if self.limits.is_any() {
+                    self.count_limited(now, partition);
+                }
             }
         }
         for (partition, below) in self.out.releases.drain(..) {
@@ -180,6 +222,12 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
     fn handle(&mut self, now: Now, completion: Completion<Inner<T>>) -> Option<Completion<T>> {
         Some(match completion {
             Completion::Appended { token: AppendBy::Client(token), result } => {
+                Completion::Appended { token, result }
+            }
+            Completion::Appended { token: AppendBy::Limited(token, partition), result } => {
+                if result.is_ok() {
+                    self.handle_limited(now, partition);
+                }
                 Completion::Appended { token, result }
             }
             Completion::Appended { token: AppendBy::Note(id, sequence), result } => {
@@ -258,7 +306,8 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         let request = match request {
             Request::Append { token, stream, partition, batch } => {
-                Request::Append { token: AppendBy::Client(token), stream, partition, batch }
+                let token = self.append_by(token, partition);
+                Request::Append { token, stream, partition, batch }
             }
             Request::Fetch { token, partition, mut from, bytes_max, exclude, view, wait } => {
                 self.learn();
@@ -293,14 +342,10 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
             Request::Alter { token, name, attributes, partitions } => {
                 Request::Alter { token, name, attributes, partitions }
             }
-            Request::Manage { token, .. } => {
-                let result = Err(StoreFault::Unsupported("this server cannot do that yet"));
-                self.out.completions.push_back(Completion::Managed { token, result });
-                return Ok(());
-            }
             Request::Claim { partition, .. }
             | Request::Watch { partition, .. }
             | Request::Settle { partition, .. }
+            | Request::Manage { partition, .. }
             | Request::Leave { partition, .. } => {
                 if S::STATE == StateKeeping::None {
                     self.out.completions.extend(request.without_claims().ok().flatten());
@@ -355,6 +400,10 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
             self.with_keeper(partition, |keeper, out| keeper.renew_snapshot(now, out));
         }
         self.work(now);
+        if is_due {
+            self.keepers.retain(|_, keeper| !keeper.is_unused());
+            self.look_at_limits(now);
+        }
         if self.inner_due <= now.mono {
             // What has expired goes now, so what is leased is kept just before.
             self.pin(now);
@@ -364,13 +413,13 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         let due = match timer {
             // Timers that begin before the next tick may end before this one.
             Some(timer) => Some(timer.min(now.mono + TIMERS)),
-            None => (!self.keepers.is_empty()).then_some(self.tick_due),
+            None => (!self.keepers.is_empty() || self.limits.is_any()).then_some(self.tick_due),
         };
         Some(due.map_or(self.inner_due, |due| due.min(self.inner_due)))
     }
 
     fn needs_ticks(&self) -> bool {
-        !self.keepers.is_empty() || self.inner.needs_ticks()
+        !self.keepers.is_empty() || self.limits.is_any() || self.inner.needs_ticks()
     }
 
     fn poll_event(&mut self) -> Option<StoreEvent> {
@@ -381,6 +430,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         self.inner.forget(queue, incarnation);
         let gone: Vec<PartitionKey> = self.keepers.keys().filter(|key| key.queue == queue).copied().collect();
         gone.into_iter().for_each(|partition| self.close(partition));
+        self.limits.forget(queue);
     }
 
     fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
@@ -410,10 +460,12 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {
         self.inner.count_for(tenants);
+        self.limits.watch(tenants);
     }
 
     fn counters(&self) -> StoreCounters {
-        self.inner.counters()
+        let counters = self.inner.counters();
+        StoreCounters { dropped: counters.dropped + self.limits.dropped(), ..counters }
     }
 
     fn claims(&self) -> ClaimCounters {
@@ -448,9 +500,12 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
 /// Returns a request that the store below has not taken, as its client made it.
 fn outer<T: Asker>(request: Request<Inner<T>>) -> Request<T> {
     match request {
-        Request::Append { token: AppendBy::Client(token), stream, partition, batch } => {
-            Request::Append { token, stream, partition, batch }
-        }
+        Request::Append {
+            token: AppendBy::Client(token) | AppendBy::Limited(token, _),
+            stream,
+            partition,
+            batch,
+        } => Request::Append { token, stream, partition, batch },
         Request::Fetch {
             token: FetchBy::Client(token, ..),
             partition,

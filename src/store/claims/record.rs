@@ -10,7 +10,15 @@
 //! gone      4, ranges, then for each: gap, length
 //! snapshot  5, at (Unix ms), next, sequence, leases, then for each: number, client (16 bytes), grace;
 //!           pieces, then for each: gap, length, count, lease, phase, [time], lives until
+//! grant     16, as 1, and for each piece also: expires, bytes
+//! pass      17, at (Unix ms), next, pieces, then for each: gap, length, wait (ms), expires, bytes
+//! delete    18, next, ranges, then for each: gap, length
+//! purge     19, through
+//! snapshot  20, as 5, and for each piece also: expires, bytes
 //! ```
+//! Versions before 0.3 wrote 1, 2 and 5, which say neither when messages expire nor how large they are. `expires` is 0 if
+//! that is unknown, or one more than the minute relative to that of the record's time, zigzag-coded.
+//!
 //! `next` is the offset up to which messages had been given out. A reader to which an earlier note is missing sees
 //! that there were more of them, and gives these out again. A gap is counted from the end of the range before, the first one from 0. Times in a snapshot are relative to
 //! `at`, zigzag-coded. `what`: 1 ack, 2 release, 3 release with a delay in seconds, 4 return, 5 reject, 6 renew for
@@ -21,15 +29,25 @@ use std::ops::Range;
 use prost::encoding::{decode_varint, encode_varint};
 
 use crate::base::claim::{LeaseId, Settle};
-use crate::base::millis::UnixMillis;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
+use crate::store::stock::Minute;
 
 /// The most messages of a piece. No batch has more.
 const PIECE_MAX: u64 = u32::MAX as u64;
 
 /// No record was made at this time or later, and no message is visible only then.
 const TIME_MAX: UnixMillis = UnixMillis::new(1 << 61);
+
+/// Nothing waits for longer.
+const WAIT_MAX: Millis = Millis::new(1 << 61);
+
+/// No messages of a piece are larger together.
+const BYTES_MAX: u64 = 1 << 48;
+
+/// What is known of messages of which neither the expiry nor the size was written.
+const UNKNOWN: (Minute, u64) = (Minute::UNKNOWN, 0);
 
 /// No message has this offset or a later one.
 const OFFSETS_END: u64 = 1 << 63;
@@ -44,25 +62,53 @@ pub(super) enum Record {
         made: UnixMillis,
         ttl_secs: u32,
         grace_secs: u32,
-        /// The messages, ascending, and how often they were given out, this time included.
-        pieces: Vec<(Range<Offset>, u32)>,
+        /// The messages, ascending.
+        pieces: Vec<Given>,
         /// Up to where messages had been given out before.
         next: Offset,
     },
-    /// Messages that were passed over, because they can be given out only later.
-    Delay {
-        offsets: Range<Offset>,
-        visible: UnixMillis,
-        delay_secs: u32,
+    /// Messages that were passed over, because they can be given out only later, or because later ones were deleted.
+    Pass {
+        at: UnixMillis,
         /// Up to where messages had been given out before.
         next: Offset,
+        /// The messages, ascending.
+        pieces: Vec<Passed>,
     },
     /// Messages of a lease are settled.
     Settle { lease: LeaseId, at: UnixMillis, what: Settle, offsets: Vec<Range<Offset>> },
     /// Messages no longer exist.
     Gone { offsets: Vec<Range<Offset>> },
+    /// Messages are deleted, whoever holds them.
+    Delete {
+        /// Up to where messages had been given out before.
+        next: Offset,
+        offsets: Vec<Range<Offset>>,
+    },
+    /// Everything below an offset is deleted.
+    Purge { through: Offset },
     /// Everything before this record, in one.
     Snapshot(Snapshot),
+}
+
+/// Messages of a grant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    pub offsets: Range<Offset>,
+    /// How often they were given out, this time included.
+    pub count: u32,
+    pub expires: Minute,
+    pub bytes: u64,
+}
+
+/// Messages that were passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    pub offsets: Range<Offset>,
+    /// How long they cannot be given out yet.
+    pub wait: Millis,
+    pub expires: Minute,
+    pub bytes: u64,
 }
 
 /// A whole ledger, with times of the wall clock.
@@ -84,6 +130,8 @@ pub(super) struct WrittenPiece {
     pub lease: LeaseId,
     pub phase: WrittenPhase,
     pub lives_for: i64,
+    pub expires: Minute,
+    pub bytes: u64,
 }
 
 /// The phase of a piece in a snapshot.
@@ -112,7 +160,7 @@ impl Record {
     pub(super) fn encode(&self, note: &mut Vec<u8>) {
         match self {
             Self::Grant { lease, client, made, ttl_secs, grace_secs, pieces, next } => {
-                note.push(1);
+                note.push(16);
                 encode_varint(lease.0, note);
                 note.extend_from_slice(&client.as_u128().to_le_bytes());
                 let (ttl, grace) = (u64::from(*ttl_secs), u64::from(*grace_secs));
@@ -120,17 +168,25 @@ impl Record {
                     encode_varint(field, note);
                 }
                 let mut end = Offset::ZERO;
-                for (offsets, count) in pieces {
+                for Given { offsets, count, expires, bytes } in pieces {
                     end = write_range(offsets, end, note);
                     encode_varint((*count).into(), note);
+                    write_expires(*expires, *made, note);
+                    encode_varint(*bytes, note);
                 }
             }
-            Self::Delay { offsets, visible, delay_secs, next } => {
-                note.push(2);
-                encode_varint(next.0, note);
-                write_range(offsets, Offset::ZERO, note);
-                encode_varint(visible.get(), note);
-                encode_varint((*delay_secs).into(), note);
+            Self::Pass { at, next, pieces } => {
+                note.push(17);
+                for field in [at.get(), next.0, pieces.len() as u64] {
+                    encode_varint(field, note);
+                }
+                let mut end = Offset::ZERO;
+                for Passed { offsets, wait, expires, bytes } in pieces {
+                    end = write_range(offsets, end, note);
+                    encode_varint(wait.get(), note);
+                    write_expires(*expires, *at, note);
+                    encode_varint(*bytes, note);
+                }
             }
             Self::Settle { lease, at, what, offsets } => {
                 note.push(3);
@@ -154,8 +210,17 @@ impl Record {
                 note.push(4);
                 write_ranges(offsets, note);
             }
+            Self::Delete { next, offsets } => {
+                note.push(18);
+                encode_varint(next.0, note);
+                write_ranges(offsets, note);
+            }
+            Self::Purge { through } => {
+                note.push(19);
+                encode_varint(through.0, note);
+            }
             Self::Snapshot(snapshot) => {
-                note.push(5);
+                note.push(20);
                 snapshot.encode(note);
             }
         }
@@ -163,7 +228,7 @@ impl Record {
 
     fn decode(note: &mut &[u8]) -> Option<Self> {
         Some(match byte(note)? {
-            1 => {
+            kind @ (1 | 16) => {
                 let lease = lease(note)?;
                 let client = client(note)?;
                 let made = time(note)?;
@@ -171,15 +236,19 @@ impl Record {
                 let next = offset(note)?;
                 let mut end = Offset::ZERO;
                 let pieces = read_many(note, |note| {
-                    let offsets = read_range(note, &mut end)?;
-                    Some((offsets, small(note)?))
+                    let (offsets, count) = (read_range(note, &mut end)?, small(note)?);
+                    let (expires, bytes) = if kind == 16 { size(note, made)? } else { UNKNOWN };
+                    Some(Given { offsets, count, expires, bytes })
                 })?;
                 Self::Grant { lease, client, made, ttl_secs, grace_secs, pieces, next }
             }
             2 => {
                 let (next, mut end) = (offset(note)?, Offset::ZERO);
                 let offsets = read_range(note, &mut end)?;
-                Self::Delay { offsets, visible: time(note)?, delay_secs: small(note)?, next }
+                let (visible, wait) = (time(note)?, Millis::from_secs(small(note)?));
+                let (expires, bytes) = UNKNOWN;
+                let pieces = vec![Passed { offsets, wait, expires, bytes }];
+                Self::Pass { at: visible.saturating_sub(wait), next, pieces }
             }
             3 => {
                 let (lease, at) = (lease(note)?, time(note)?);
@@ -195,7 +264,18 @@ impl Record {
                 Self::Settle { lease, at, what, offsets: read_ranges(note)? }
             }
             4 => Self::Gone { offsets: read_ranges(note)? },
-            5 => Self::Snapshot(Snapshot::decode(note)?),
+            kind @ (5 | 20) => Self::Snapshot(Snapshot::decode(note, kind == 20)?),
+            17 => {
+                let (at, next, mut end) = (time(note)?, offset(note)?, Offset::ZERO);
+                let pieces = read_many(note, |note| {
+                    let (offsets, wait) = (read_range(note, &mut end)?, Millis::new(varint(note)?));
+                    let (expires, bytes) = size(note, at)?;
+                    (wait <= WAIT_MAX).then_some(Passed { offsets, wait, expires, bytes })
+                })?;
+                Self::Pass { at, next, pieces }
+            }
+            18 => Self::Delete { next: offset(note)?, offsets: read_ranges(note)? },
+            19 => Self::Purge { through: offset(note)? },
             _ => return None,
         })
     }
@@ -227,10 +307,12 @@ impl Snapshot {
                 write_signed(time, note);
             }
             write_signed(piece.lives_for, note);
+            write_expires(piece.expires, self.at, note);
+            encode_varint(piece.bytes, note);
         }
     }
 
-    fn decode(note: &mut &[u8]) -> Option<Self> {
+    fn decode(note: &mut &[u8], has_sizes: bool) -> Option<Self> {
         let at = time(note)?;
         let (next, sequence) = (offset(note)?, varint(note)?);
         let leases = read_many(note, |note| Some((lease(note)?, client(note)?, small(note)?)))?;
@@ -244,7 +326,9 @@ impl Snapshot {
                 2 => WrittenPhase::FreeIn(signed(note)?),
                 _ => return None,
             };
-            Some(WrittenPiece { offsets, count, lease, phase, lives_for: signed(note)? })
+            let lives_for = signed(note)?;
+            let (expires, bytes) = if has_sizes { size(note, at)? } else { UNKNOWN };
+            Some(WrittenPiece { offsets, count, lease, phase, lives_for, expires, bytes })
         })?;
         (end <= next).then_some(Self { at, next, sequence, leases, pieces })
     }
@@ -282,14 +366,39 @@ fn client(note: &mut &[u8]) -> Option<ClientId> {
     Some(ClientId::from(u128::from_le_bytes(*bytes)))
 }
 
+/// Writes the minute in which messages expire, relative to that of a time.
+fn write_expires(expires: Minute, at: UnixMillis, note: &mut Vec<u8>) {
+    if expires == Minute::UNKNOWN {
+        return note.push(0);
+    }
+    let after = i64::from(expires.0) - i64::from(Minute::from(at).0);
+    encode_varint(1 + (after << 1 ^ after >> 63) as u64, note);
+}
+
+/// Reads the minute in which messages expire, and their size.
+fn size(note: &mut &[u8], at: UnixMillis) -> Option<(Minute, u64)> {
+    let expires = match varint(note)?.checked_sub(1) {
+        None => Minute::UNKNOWN,
+        Some(after) => {
+            let minute = i64::from(Minute::from(at).0).checked_add(unzigzag(after))?;
+            Minute(u32::try_from(minute).ok().filter(|minute| *minute > 0)?)
+        }
+    };
+    let bytes = varint(note).filter(|bytes| *bytes <= BYTES_MAX)?;
+    Some((expires, bytes))
+}
+
 /// Writes a time difference so that small ones of either sign take few bytes.
 fn write_signed(value: i64, note: &mut Vec<u8>) {
     encode_varint((value << 1 ^ value >> 63) as u64, note);
 }
 
 fn signed(note: &mut &[u8]) -> Option<i64> {
-    let value = varint(note)?;
-    Some((value >> 1) as i64 ^ -((value & 1) as i64))
+    varint(note).map(unzigzag)
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
 /// Writes a range that begins at `end` or later. Returns its end.

@@ -7,8 +7,8 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::catalogue::{Altered, Place, Record};
-use super::disk::{Directory, FileName, NewPlace, Step, run_all};
+use super::catalogue::{Altered, Place};
+use super::disk::{Directory, NewPlace};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
@@ -50,8 +50,6 @@ pub(super) struct SharedState {
     pub history: History,
     /// The latest timestamp that recovery found.
     pub newest: UnixMillis,
-    /// The segments that the last stop sealed, if it was clean.
-    pub stopped: Option<Vec<Sealed>>,
     /// The segments that the shards have sealed at this stop.
     pub sealed: Vec<Sealed>,
     /// Segments with messages of queues that no catalogue names. They are kept until an operator has looked.
@@ -87,17 +85,6 @@ impl DataDir {
         (state.queues.into_iter().collect(), pasts.collect())
     }
 
-    /// Deletes a queue of a directory that no server uses. Returns false if there is no queue of that name.
-    /// Waits for the disk.
-    pub(super) fn delete_offline(&self, directory: &dyn Directory, name: &FullName) -> io::Result<bool> {
-        let Some(incarnation) = self.incarnation(name) else { return Ok(false) };
-        let end = self.lock().catalogues.first().copied().unwrap_or_default().end;
-        let (file, record) = (FileName::Catalogue(0), Arc::new(Record::Deleted(incarnation).encode()));
-        run_all(directory, &[Step::Write(file, end, record), Step::Sync(file)])?;
-        self.delete(name, incarnation);
-        Ok(true)
-    }
-
     /// Notes that a shard has stopped, and has sealed its last segment.
     pub(super) fn seal(&self, sealed: Sealed) {
         self.lock().sealed.push(sealed);
@@ -107,14 +94,6 @@ impl DataDir {
     pub fn mark_stopped(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
         let mut state = self.lock();
         state.history.stopped = Some(std::mem::take(&mut state.sealed));
-        state.history.save(directory, now)
-    }
-
-    /// Records the last stop again for the next start, after a tool has opened the directory and stored
-    /// nothing. Waits for the disk.
-    pub(super) fn mark_as_found(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
-        let mut state = self.lock();
-        state.history.stopped = state.stopped.take();
         state.history.save(directory, now)
     }
 

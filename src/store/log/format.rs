@@ -220,6 +220,11 @@ impl BatchHeader {
         self.timestamp + Millis::from_secs(self.ttl_secs)
     }
 
+    /// Returns when claims see its messages.
+    pub fn visible(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.delay_secs)
+    }
+
     /// Returns its size with its records, in bytes.
     pub fn bytes(&self) -> usize {
         BATCH_HEADER + (self.records as usize).next_multiple_of(ALIGN)

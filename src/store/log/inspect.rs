@@ -1,6 +1,5 @@
-//! Inspects a data directory that no server uses: lists its queues, verifies its files, and dumps messages.
-//!
-//! Only [`delete_queue`] writes. It opens the directory as a server does.
+//! Inspects a data directory that no server uses: lists its queues, verifies its files, and dumps messages. Writes
+//! nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -14,7 +13,6 @@ use super::format::{BatchHeader, PartitionId, ROUNDS_AT, Unreadable};
 use super::header::SegmentHeader;
 use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run};
-use super::os::moment;
 use super::recovery::{self, Facts, OpenError, Report, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
@@ -322,13 +320,4 @@ fn index_of(file: &[u8], stamp: Option<u64>) -> Result<usize, Unreadable> {
         runs += bytes.and_then(|bytes| at.parse(bytes)).ok_or(Unreadable::Damaged)?.len();
     }
     Ok(runs)
-}
-
-/// Deletes a queue of a directory that no server uses. Returns false if there is no queue of that name.
-pub fn delete_queue(directory: &dyn Directory, name: &FullName) -> Result<bool, OpenError> {
-    let now = moment();
-    let (dir, _) = recovery::open(directory, 1, 0, &now)?;
-    let is_deleted = dir.delete_offline(directory, name)?;
-    dir.mark_as_found(directory, &now)?;
-    Ok(is_deleted)
 }

@@ -114,6 +114,7 @@ use self::timestamps::Timestamps;
 use self::turn::TICK;
 use self::writer::Writer;
 use super::fetch::Fetch;
+use super::stock::{Holding, Portion};
 use super::{Completion, NewQueue, QueueSummary, Request, StateKeeping, Store, StoreCounters, Tail};
 use crate::access::Tenants;
 use crate::base::clock::Now;
@@ -297,6 +298,25 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             // What is stored later is not released.
             let end = self.partitions.get(id).map_or(Offset::ZERO, |of| of.window.end());
             self.partitions.change(id, |keep| keep.release(below.min(end)));
+        }
+    }
+
+    fn partitions(&self, queue: QueueId) -> Vec<Partition> {
+        let of = self.dir.partition(PartitionKey { queue, partition: Partition(0) });
+        let ids = of.map(|(incarnation, _)| self.partitions.of_queue(incarnation)).unwrap_or_default();
+        ids.into_iter().map(|id| id.1).filter(|partition| partition.of_state().is_none()).collect()
+    }
+
+    fn holding(&mut self, partition: PartitionKey, from: Offset, unix: UnixMillis) -> Option<Holding> {
+        let id = self.id(partition)?;
+        let active = self.writer.active();
+        self.partitions.get(id).map(|of| of.holding(id, active, from, unix))
+    }
+
+    fn each_portion(&mut self, partition: PartitionKey, range: Range<Offset>, each: &mut dyn FnMut(Portion)) {
+        let Some(id) = self.id(partition) else { return };
+        if let Some(of) = self.partitions.get(id) {
+            of.each_portion(id, self.writer.active(), &range, each);
         }
     }
 

@@ -196,7 +196,7 @@ impl<T: Asker> Partitions<T> {
         for (id, span) in spans {
             if let Some(partition) = self.of.get_mut(&id) {
                 let runs = Runs::Memory(span.runs.into());
-                partition.past.push(SealedSpan::new(segment.clone(), span.head, runs));
+                partition.past.push(SealedSpan::new(segment.clone(), span.head, runs, span.stock));
             }
         }
     }

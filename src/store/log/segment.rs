@@ -9,6 +9,7 @@ use super::index::{Run, RunsAt, SpanHead};
 use super::keep::Keep;
 use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
+use crate::store::stock::Stock;
 
 /// A segment that is no longer written. It is kept while a partition has messages in it.
 #[derive(Debug)]
@@ -87,14 +88,16 @@ pub struct SealedSpan {
     pub head: SpanHead,
     /// Where its batches are.
     pub runs: Runs,
+    /// What it holds.
+    pub stock: Stock,
     /// Its batches were stored at this time or earlier, whatever their timestamps say.
     pub cap: UnixMillis,
 }
 
 impl SealedSpan {
     /// Creates a span of `segment`.
-    pub fn new(segment: Arc<Segment>, head: SpanHead, runs: Runs) -> Self {
-        Self { segment, head, runs, cap: UnixMillis::MAX }
+    pub fn new(segment: Arc<Segment>, head: SpanHead, runs: Runs, stock: Stock) -> Self {
+        Self { segment, head, runs, stock, cap: UnixMillis::MAX }
     }
 
     /// Returns when it may go.
@@ -114,6 +117,7 @@ impl SealedSpan {
         self.head.oldest = oldest.min(unix);
         self.head.newest = unix;
         self.head.expiry = expiry.min(unix + expiry.since(oldest));
+        self.stock.cap(unix);
     }
 }
 

@@ -10,9 +10,10 @@ use crate::base::names::ClientId;
 use crate::base::units::Offset;
 use crate::store::claims::ledger::Ledger;
 use crate::store::claims::pieces::Phase;
-use crate::store::claims::record::Record;
+use crate::store::claims::record::{Given, Record};
 use crate::store::claims::{Inner, Ledgers};
 use crate::store::memory::{Memory, WhenFull};
+use crate::store::stock::Minute;
 use crate::store::{Completion, Request, Store, Stream};
 
 const CLIENT: u128 = 3;
@@ -32,7 +33,9 @@ fn settlement(lease: u64, offsets: std::ops::Range<u64>, what: Settle) -> Settle
 
 /// Leases these messages. Returns the record.
 fn lease(ledger: &mut Ledger, first: u64, end: u64) -> Record {
-    let record = ledger.grant(now(), &terms(), vec![(Offset(first)..Offset(end), 1)]);
+    let (expires, bytes) = (Minute(1 << 30), 10 * (end - first));
+    let given = Given { offsets: Offset(first)..Offset(end), count: 1, expires, bytes };
+    let record = ledger.grant(now(), &terms(), vec![given]);
     ledger.apply(now(), &record);
     record
 }

@@ -145,7 +145,6 @@ pub fn open(
         .map(|place| place.saturating_add(1))
         .max()
         .unwrap_or(0);
-    state.stopped = stopped;
     Ok((DataDir::new(state), report))
 }
 

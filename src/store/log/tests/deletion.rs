@@ -3,7 +3,7 @@
 use super::*;
 use crate::base::names::queue_hash;
 use crate::base::queue::{home, owner};
-use crate::store::NewQueue;
+use crate::store::{NewQueue, Offline};
 
 /// Returns the home of a queue.
 fn home_of(queue: u64, shards: u16) -> u16 {
@@ -215,8 +215,11 @@ fn a_queue_that_a_tool_has_deleted_stays_deleted_with_any_number_of_shards() {
         let mut world = filled(seed, config());
         world.stop();
         world.logs.clear();
-        assert!(inspect::delete_queue(&world.disk, &name(2)).unwrap());
-        assert!(!inspect::delete_queue(&world.disk, &name(2)).unwrap());
+        let (mut offline, report) = Offline::open(world.disk.clone()).unwrap();
+        assert!(report.damaged.is_empty(), "{report:?}");
+        assert!(offline.delete(&name(2)).is_ok());
+        assert_eq!(offline.delete(&name(2)), Err(StoreFault::NoQueue));
+        offline.close().unwrap();
         world.sent.retain(|key, _| key.queue != QueueId(2));
         for _ in 0..3 {
             let report = world.start();

@@ -1,0 +1,179 @@
+//! What a partition holds, as its ledger and the store below know it together: the ledger counts what was given out and is
+//! not settled, the store everything behind that.
+
+use super::inner::{Inner, Purpose};
+use super::keeper::{Keeper, fetch};
+use super::out::Out;
+use super::record::Record;
+use crate::base::batch::Fetched;
+use crate::base::clock::Now;
+use crate::base::error::StoreFault;
+use crate::base::manage::{Managed, PartitionStats, Stored};
+use crate::base::millis::UnixMillis;
+use crate::base::policy::Held;
+use crate::base::units::Offset;
+use crate::store::{Asker, Completion, Holding, Store};
+
+/// Returns the statistics of a partition without a ledger.
+pub(super) fn stats_of(holding: &Holding) -> PartitionStats {
+    let stored = |end: Option<(Offset, Option<UnixMillis>)>| {
+        end.and_then(|(offset, timestamp)| Some(Stored { offset, timestamp: timestamp? }))
+    };
+    PartitionStats {
+        free: holding.visible,
+        claimed: 0,
+        delayed: holding.delayed,
+        bytes: holding.bytes,
+        oldest: stored(holding.oldest),
+        newest: stored(holding.newest),
+    }
+}
+
+/// What is known of the first or the last message.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    None,
+    Known(Stored),
+    /// The time at which this message was stored is being read.
+    Asked(Offset),
+}
+
+/// A request that waits for a time.
+#[derive(Debug)]
+struct Waiting<T: Asker> {
+    token: T::Manage,
+    stats: PartitionStats,
+    ends: [End; 2],
+}
+
+/// The requests for statistics that wait for a time, and the times that were read last.
+#[derive(Debug)]
+pub(super) struct StatsAsked<T: Asker> {
+    waiting: Vec<Waiting<T>>,
+    known: [Option<Stored>; 2],
+}
+
+impl<T: Asker> Default for StatsAsked<T> {
+    fn default() -> Self {
+        Self { waiting: Vec::new(), known: [None; 2] }
+    }
+}
+
+impl<T: Asker> StatsAsked<T> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Returns what is known of the first (0) or the last (1) message, unless it must be read.
+    fn end(&mut self, index: usize, end: Option<(Offset, Option<UnixMillis>)>) -> End {
+        match end {
+            None => End::None,
+            Some((offset, Some(timestamp))) => End::Known(Stored { offset, timestamp }),
+            Some((offset, None)) => match self.known[index].filter(|known| known.offset == offset) {
+                Some(known) => End::Known(known),
+                None => End::Asked(offset),
+            },
+        }
+    }
+
+    /// Answers the requests that have everything.
+    fn answer(&mut self, out: &mut Out<T>) {
+        let is_whole =
+            |waiting: &mut Waiting<T>| waiting.ends.iter().all(|end| !matches!(end, End::Asked(_)));
+        for Waiting { token, stats, ends } in self.waiting.extract_if(.., is_whole) {
+            let [oldest, newest] = ends.map(|end| match end {
+                End::Known(stored) => Some(stored),
+                End::None | End::Asked(_) => None,
+            });
+            let stats = PartitionStats { oldest, newest, ..stats };
+            out.completions.push_back(Completion::Managed { token, result: Ok(Managed::Stats(stats)) });
+        }
+    }
+
+    /// Handles the read of a message for its time.
+    pub(super) fn handle_read(&mut self, at: Offset, result: Result<Fetched, StoreFault>, out: &mut Out<T>) {
+        let fetched = match result {
+            Ok(fetched) => fetched,
+            Err(fault) => return self.fail(&fault, out),
+        };
+        // If the message is gone since, the next one takes its place.
+        let first = fetched.batches.iter().find(|stored| stored.end_offset() > at);
+        let found =
+            first.map(|stored| Stored { offset: stored.base_offset.max(at), timestamp: stored.timestamp });
+        for waiting in &mut self.waiting {
+            for (end, known) in waiting.ends.iter_mut().zip(&mut self.known) {
+                if matches!(end, End::Asked(offset) if *offset == at) {
+                    *known = found.or(*known);
+                    *end = found.map_or(End::None, End::Known);
+                }
+            }
+        }
+        self.answer(out);
+    }
+
+    /// Fails all requests.
+    pub(super) fn fail(&mut self, fault: &StoreFault, out: &mut Out<T>) {
+        for Waiting { token, .. } in self.waiting.drain(..) {
+            out.completions.push_back(Completion::Managed { token, result: Err(fault.clone()) });
+        }
+    }
+}
+
+impl<T: Asker> Keeper<T> {
+    /// Counts what the partition holds.
+    pub(super) fn count(
+        &mut self,
+        now: Now,
+        store: &mut impl Store<Inner<T>>,
+        out: &mut Out<T>,
+    ) -> (PartitionStats, Holding) {
+        out.counters.expired += self.ledger.expire(now.mono);
+        self.ledger.end_lives(now);
+        let holding = store.holding(self.id.partition, self.ledger.next(), now.unix).unwrap_or_default();
+        let first = holding.stored.start;
+        if self.ledger.pieces().first().is_some_and(|floor| floor < first) {
+            // The store has dropped them.
+            let gone = Record::Gone { offsets: vec![Offset::ZERO..first] };
+            self.apply(now, gone, &mut out.counters);
+        }
+        let tally = self.ledger.pieces().tally();
+        let stats = PartitionStats {
+            free: tally.free + holding.visible,
+            claimed: tally.held,
+            delayed: tally.later + holding.delayed,
+            bytes: tally.bytes + holding.bytes,
+            oldest: None,
+            newest: None,
+        };
+        (stats, holding)
+    }
+
+    /// Returns how many messages of how many bytes the partition holds.
+    pub(super) fn held(&mut self, now: Now, store: &mut impl Store<Inner<T>>, out: &mut Out<T>) -> Held {
+        let (stats, _) = self.count(now, store, out);
+        Held { messages: stats.free + stats.claimed + stats.delayed, bytes: stats.bytes }
+    }
+
+    /// Answers a request for statistics, or reads the times that it needs.
+    pub(super) fn tell_stats(
+        &mut self,
+        now: Now,
+        token: T::Manage,
+        store: &mut impl Store<Inner<T>>,
+        out: &mut Out<T>,
+    ) {
+        let (stats, holding) = self.count(now, store, out);
+        let live = self.ledger.pieces().live_ends();
+        let oldest = live.map(|(first, _)| (first, None)).or(holding.oldest);
+        let newest = holding.newest.or(live.map(|(_, last)| (last, None)));
+        let ends = [self.stats.end(0, oldest), self.stats.end(1, newest)];
+        for end in ends {
+            if let End::Asked(at) = end {
+                let purpose = Purpose::At(at);
+                out.requests.push_back(fetch(self.id, purpose, self.id.partition, at, false, 1));
+            }
+        }
+        self.stats.waiting.push(Waiting { token, stats, ends });
+        self.stats.answer(out);
+    }
+}
