@@ -190,26 +190,37 @@ pub fn beginning(takes_attributes: bool) -> Vec<u8> {
     with_prefix(MAGIC, if takes_attributes { WITH_ATTRIBUTES } else { PLAIN }, &[])
 }
 
-/// Returns a file of these records, without alterations that later ones replace.
+/// Returns a file of these records, without attributes that do not count any more.
 pub fn whole(records: &[Record]) -> (Vec<u8>, Place) {
-    let mut last = HashMap::new();
+    let (mut last, mut deleted) = (HashMap::new(), HashSet::new());
     for record in records {
-        if let Record::Altered(incarnation, Altered { number, .. }) = record {
-            let last = last.entry(*incarnation).or_insert(*number);
-            *last = (*last).max(*number);
+        match record {
+            Record::Altered(incarnation, Altered { number, .. }) => {
+                let last = last.entry(*incarnation).or_insert(*number);
+                *last = (*last).max(*number);
+            }
+            Record::Deleted(incarnation) => {
+                deleted.insert(*incarnation);
+            }
+            Record::Made(..) => {}
         }
     }
-    let takes_attributes = records.iter().any(Record::has_attributes);
+    let kept = |record: &Record| match record {
+        Record::Made(name, life) if deleted.contains(&life.incarnation) => {
+            let plain = Life { attributes: Attributes::default(), ..life.clone() };
+            Some(Record::Made(name.clone(), plain))
+        }
+        Record::Altered(incarnation, Altered { number, .. })
+            if deleted.contains(incarnation) || last.get(incarnation) != Some(number) =>
+        {
+            None
+        }
+        other => Some(other.clone()),
+    };
+    let kept: Vec<Record> = records.iter().filter_map(kept).collect();
+    let takes_attributes = kept.iter().any(Record::has_attributes);
     let mut file = beginning(takes_attributes);
-    for record in records {
-        let is_kept = match record {
-            Record::Altered(incarnation, of) => last.get(incarnation) == Some(&of.number),
-            Record::Made(..) | Record::Deleted(_) => true,
-        };
-        if is_kept {
-            file.extend(record.encode());
-        }
-    }
+    kept.iter().for_each(|record| file.extend(record.encode()));
     let place = Place { end: file.len() as u64, takes_attributes };
     (file, place)
 }
@@ -405,6 +416,11 @@ mod tests {
         let (file, place) = whole(&[made("a", 1), altered(1, 2, 3, "{}")]);
         let refused = Unreadable::Version { found: 2, newest: 1 };
         assert_eq!((behind_prefix(MAGIC, 1, &file, 0), place.takes_attributes), (Err(refused), true));
+        let Record::Made(name, life) = made("b", 5) else { unreachable!() };
+        let attributes = Attributes::parse_stored(br#"{"a":1}"#).unwrap();
+        let other = Record::Made(name, Life { attributes, ..life });
+        let gone = [made("a", 1), altered(1, 2, 3, "{}"), Record::Deleted(1), other, Record::Deleted(5)];
+        assert_eq!(behind_prefix(MAGIC, 1, &whole(&gone).0, 0).unwrap().0, 1, "they are deleted");
     }
 
     #[test]
