@@ -20,15 +20,18 @@ pub const PARTITIONS: &str = "_partitions";
 
 const DEFAULT_TTL: &str = "_default_message_ttl";
 const DEFAULT_DELAY: &str = "_default_message_delay";
-const POST_SIZE: &str = "_max_messages_post_size";
+/// The largest payload.
+pub const POST_SIZE: &str = "_max_messages_post_size";
 const CLAIMS_MAX: &str = "_max_claim_count";
 
 /// The name of the dead-letter queue.
 pub const DEAD_QUEUE: &str = "_dead_letter_queue";
 
 const DEAD_TTL: &str = "_dead_letter_queue_messages_ttl";
-const BYTES_MAX: &str = "_max_bytes";
-const MESSAGES_MAX: &str = "_max_messages";
+/// The most bytes of messages.
+pub const BYTES_MAX: &str = "_max_bytes";
+/// The most messages.
+pub const MESSAGES_MAX: &str = "_max_messages";
 const WHEN_FULL: &str = "_when_full";
 
 /// The values of [`WHEN_FULL`].

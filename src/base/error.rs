@@ -200,6 +200,22 @@ pub enum PeerFault {
     },
     /// The client's grant has ended, or its credential is refused. The text says why.
     Unauthenticated(&'static str),
+    /// A payload is longer than the queue allows.
+    PayloadBeyondQueue {
+        /// The attribute with the limit.
+        attribute: &'static str,
+        /// The length of the payload.
+        bytes: usize,
+        /// The limit of the queue.
+        max: usize,
+    },
+    /// The queue holds as much as it may.
+    QueueFull {
+        /// The attribute with the limit.
+        attribute: &'static str,
+        /// The limit.
+        limit: u64,
+    },
     /// Too many attempts. The text says of what.
     TooOften(&'static str),
     /// No rule of the client allows what it asks for. The text names it.
@@ -276,11 +292,13 @@ impl Fault {
                 PeerFault::PbTimeout => 408,
                 PeerFault::PbTooLarge { .. }
                 | PeerFault::PayloadTooLarge { .. }
+                | PeerFault::PayloadBeyondQueue { .. }
                 | PeerFault::KeyTooLarge { .. }
                 | PeerFault::HeadersTooLarge { .. } => 413,
                 PeerFault::CreditExceeded { .. }
                 | PeerFault::OverRate { .. }
                 | PeerFault::StorageFull { .. }
+                | PeerFault::QueueFull { .. }
                 | PeerFault::TooOften(_)
                 | PeerFault::TooMany { .. } => 429,
             },
@@ -344,6 +362,13 @@ impl fmt::Display for PeerFault {
             Self::PayloadTooLarge { bytes, max } => {
                 write!(f, "payload: {bytes} bytes are more than max_payload_bytes = {max}")
             }
+            Self::PayloadBeyondQueue { attribute, bytes, max } => {
+                write!(f, "payload: {bytes} bytes are more than the queue's {attribute} = {max}")
+            }
+            Self::QueueFull { attribute, limit } => write!(
+                f,
+                "queue: storing these messages would exceed its {attribute} = {limit}; try again when others are gone"
+            ),
             Self::TooMany { what, key, limit } => {
                 write!(f, "project: has as many {what} as {key} = {limit} allows")
             }
@@ -427,7 +452,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_of_the_protocol() {
-        let table: [(Fault, u32); 34] = [
+        let table: [(Fault, u32); 36] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -455,6 +480,8 @@ mod tests {
             (PeerFault::OverRate { sent: MsgNum::new(1), rates: (1, 0) }.into(), 429),
             (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
             (PeerFault::StorageFull { sent: MsgNum::new(1), limit: 1 }.into(), 429),
+            (PeerFault::QueueFull { attribute: "_max_messages", limit: 1 }.into(), 429),
+            (PeerFault::PayloadBeyondQueue { attribute: "_max", bytes: 9, max: 8 }.into(), 413),
             (StoreFault::NameTooLong.into(), 400),
             (StoreFault::TooManyQueues.into(), 503),
             (StoreFault::Full.into(), 503),

@@ -1,7 +1,7 @@
 //! What the attributes of a queue ask of the server, what the queue holds, and how many partitions it has got. All shards
 //! share it, so that a change reaches open operations at once.
 
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::names::QueueName;
@@ -42,9 +42,16 @@ pub struct Policy {
 /// The number that stands for an absent attribute.
 const ABSENT: u64 = u64::MAX;
 
+/// What a policy asks of producers, a bit for each: to fill in times, to bound payloads, and to refuse messages.
+const TIMES: u8 = 1;
+const PAYLOADS: u8 = 1 << 1;
+const REFUSALS: u8 = 1 << 2;
+
 /// The policy of a queue, and what the queue holds over all shards. Reading a number is one relaxed load.
 #[derive(Debug)]
 pub struct LivePolicy {
+    /// [`TIMES`], [`PAYLOADS`] and [`REFUSALS`].
+    asks: AtomicU8,
     ttl_secs: AtomicU64,
     delay_secs: AtomicU64,
     payload_max: AtomicU64,
@@ -67,6 +74,7 @@ impl LivePolicy {
     pub fn new(policy: Policy) -> Self {
         let absent = || AtomicU64::new(ABSENT);
         let live = Self {
+            asks: AtomicU8::new(0),
             ttl_secs: absent(),
             delay_secs: absent(),
             payload_max: absent(),
@@ -89,12 +97,31 @@ impl LivePolicy {
         set(&self.payload_max, policy.payload_max.map(|bytes| bytes as u64));
         set(&self.bytes_max, policy.bytes_max);
         set(&self.messages_max, policy.messages_max);
+        let has_limit = policy.bytes_max.is_some() || policy.messages_max.is_some();
+        let asks = [
+            (TIMES, policy.ttl_secs.is_some() || policy.delay_secs.is_some()),
+            (PAYLOADS, policy.payload_max.is_some()),
+            (REFUSALS, has_limit && policy.when_full == WhenFull::Refuse),
+        ];
+        let asks = asks.iter().filter(|(_, is_set)| *is_set).fold(0, |all, (bit, _)| all | bit);
+        self.asks.store(asks, Ordering::Relaxed);
         *self.whole.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
     /// Returns the whole policy. Takes a lock.
     pub fn get(&self) -> Arc<Policy> {
         self.whole.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether producers need not look at it.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.asks.load(Ordering::Relaxed) == 0
+    }
+
+    /// Returns whether messages beyond the limits are refused.
+    pub fn refuses(&self) -> bool {
+        self.asks.load(Ordering::Relaxed) & REFUSALS != 0
     }
 
     /// Returns the number of partitions that the queue has got since it was opened; 0 if it has got none.
@@ -213,6 +240,31 @@ impl Drop for HeldShare {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn producers_look_only_at_what_asks_something_of_them() {
+        let live = LivePolicy::default();
+        assert!(live.is_plain());
+        for (policy, is_plain, refuses) in [
+            (Policy { claims_max: Some(3), dead_ttl_secs: Some(60), ..Policy::default() }, true, false),
+            (Policy { ttl_secs: Some(60), ..Policy::default() }, false, false),
+            (Policy { delay_secs: Some(0), ..Policy::default() }, false, false),
+            (Policy { payload_max: Some(1), ..Policy::default() }, false, false),
+            (Policy { bytes_max: Some(1), ..Policy::default() }, false, true),
+            (
+                Policy { messages_max: Some(1), when_full: WhenFull::DropOldest, ..Policy::default() },
+                true,
+                false,
+            ),
+            (Policy::default(), true, false),
+        ] {
+            live.set(policy.clone());
+            assert_eq!((live.is_plain(), live.refuses()), (is_plain, refuses), "{policy:?}");
+        }
+        live.grow(9);
+        live.grow(8);
+        assert_eq!(live.grown_to(), 9);
+    }
 
     #[test]
     fn shares_add_up_and_go_with_their_holders() {

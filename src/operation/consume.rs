@@ -106,6 +106,8 @@ pub struct Consume {
     view: View,
     window: SendWindow,
     cursors: Vec<Cursor>,
+    /// Whether there is a cursor for each partition.
+    reads_all: bool,
     /// The position in every partition of the queue, for markers. Refreshed from the cursors before each
     /// marker.
     positions: Vec<Offset>,
@@ -194,6 +196,7 @@ impl Consume {
             view,
             window: SendWindow::default(),
             cursors,
+            reads_all: only.is_none(),
             positions,
             turn: 0,
             first: None,
@@ -209,6 +212,20 @@ impl Consume {
     /// Returns the client and the queue of the operation.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// Reads further partitions, if the queue has some by now and all are read. They begin at their oldest message.
+    pub fn follow_growth(&mut self) {
+        let grown_to = self.subject.queue.policy.grown_to();
+        if grown_to <= self.subject.queue.partitions {
+            return;
+        }
+        self.subject.queue.partitions = grown_to;
+        let more = self.subject.queue.all().skip(self.positions.len());
+        if self.reads_all {
+            self.cursors.extend(more.map(|partition| Cursor::new(partition, Offset::ZERO)));
+        }
+        self.positions.resize(usize::from(grown_to), Offset::ZERO);
     }
 
     /// Returns whether the client sees claimed messages.

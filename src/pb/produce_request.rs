@@ -38,8 +38,8 @@ pub struct ProduceRequestHead {
 /// The rarer fields of a ProduceRequest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ProduceExtras {
-    /// The delay, in seconds; 0 if there is none.
-    pub delay: u32,
+    /// The delay, in seconds.
+    pub delay: Option<u32>,
     /// The number of headers fields.
     pub headers: u32,
 }
@@ -121,7 +121,7 @@ pub fn decode_full_request<'a>(
                 each(ProduceField::Key(reader.bytes()?));
                 head.keys += 1;
             }
-            DELAY => extras.delay = reader.varint()? as u32,
+            DELAY => extras.delay = Some(reader.varint()? as u32),
             HEADERS => {
                 each(ProduceField::Headers(reader.bytes()?));
                 extras.headers += 1;
@@ -256,7 +256,7 @@ mod tests {
                 Ok(oracle) if oracle.token.is_some() => prop_assert_eq!(ours, Err(WITH_TOKEN)),
                 Ok(oracle) => {
                     let (ours, extras) = ours.unwrap();
-                    prop_assert_eq!((ours.ttl, extras.delay), (oracle.ttl, oracle.delay.unwrap_or(0)));
+                    prop_assert_eq!((ours.ttl, extras.delay), (oracle.ttl, oracle.delay));
                     prop_assert_eq!(extras.headers as usize, headers.len());
                     prop_assert_eq!(headers, oracle.headers);
                     prop_assert_eq!(ours.keys as usize, keys.len());

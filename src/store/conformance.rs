@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Completion, NO_CLAIMS, NewQueue, Request, StateKeeping, Store, Stream};
+use super::{Completion, NO_ATTRIBUTES, NO_CLAIMS, NewQueue, Request, StateKeeping, Store, Stream};
+use crate::base::attributes::Attributes;
 use crate::base::batch::{Batch, BatchBuilder, Record, Shape, StoredBatch};
 use crate::base::claim::View;
 use crate::base::clock::Now;
@@ -107,8 +108,21 @@ impl<'a, L: Lab> Trial<'a, L> {
     }
 
     fn open_queue(&mut self, name: QueueName, create: Option<u16>) -> Result<super::Life, StoreFault> {
+        self.open_new(name, create.map(NewQueue::plain))
+    }
+
+    fn alter_queue(&mut self, attributes: Attributes, partitions: u16) -> Result<super::Life, StoreFault> {
+        let name = (Project::parse("conformance").unwrap(), self.name.clone());
+        let token = self.submit("alter", |token| Request::Alter { token, name, attributes, partitions });
+        match self.completion_of(token) {
+            Completion::Altered { result, .. } => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn open_new(&mut self, name: QueueName, create: Option<NewQueue>) -> Result<super::Life, StoreFault> {
         let (queue, project) = (self.queue, Project::parse("conformance").unwrap());
-        let (name, create) = ((project, name), create.map(NewQueue::plain));
+        let name = (project, name);
         let token = self.submit("open", |token| Request::Open { token, queue, name, create });
         match self.completion_of(token) {
             Completion::Opened { result, .. } => result,
@@ -297,6 +311,11 @@ pub(super) fn run<L: Lab>(lab: &L) {
     } else {
         a_store_without_a_catalogue_deletes_nothing(lab);
     }
+    if L::Store::STATE == StateKeeping::None {
+        a_store_without_attributes_refuses_them(lab);
+    } else {
+        attributes_and_added_partitions_are_kept(lab);
+    }
     offsets_increase_in_each_partition(lab);
     a_fetch_returns_the_messages_from_its_offset_on(lab);
     a_fetch_waits_for_the_next_append(lab);
@@ -317,6 +336,45 @@ pub(super) fn run<L: Lab>(lab: &L) {
         pinned_messages_stay_after_they_have_expired(lab);
         expired_messages_are_read_if_the_view_has_them(lab);
         a_delay_is_kept_with_its_messages(lab);
+    }
+}
+
+fn attributes() -> Attributes {
+    Attributes::parse_stored(br#"{"_default_message_ttl":60,"mine":[1.5,"a"]}"#).unwrap()
+}
+
+fn a_store_without_attributes_refuses_them<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let refused = Some(StoreFault::Unsupported(NO_ATTRIBUTES));
+    assert_eq!(trial.alter_queue(attributes(), PARTITIONS).err(), refused);
+    let (queue, name) = lab.queue();
+    trial.queue = queue;
+    let new = NewQueue { partitions: 1, attributes: attributes() };
+    assert_eq!(trial.open_new(name.clone(), Some(new)).err(), refused);
+    assert_eq!(trial.open_queue(name, None).err(), Some(StoreFault::NoQueue), "nothing was created");
+}
+
+fn attributes_and_added_partitions_are_kept<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let life = trial.alter_queue(attributes(), PARTITIONS + 1).unwrap();
+    assert_eq!((life.partitions, life.attributes.clone()), (PARTITIONS + 1, attributes()));
+    trial.store(Partition(PARTITIONS), 1, &[b"in the new partition"]);
+    let plain = Some(NewQueue::plain(1));
+    assert_eq!(trial.open_new(trial.name.clone(), plain).unwrap(), life, "an existing queue is not changed");
+    let altered = trial.name.clone();
+    let (queue, made) = lab.queue();
+    (trial.queue, trial.name) = (queue, made.clone());
+    let new = NewQueue { partitions: 2, attributes: attributes() };
+    let life = trial.open_new(made.clone(), Some(new)).unwrap();
+    assert_eq!((life.partitions, life.attributes.clone()), (2, attributes()));
+    trial.name = lab.queue().1;
+    assert_eq!(trial.alter_queue(attributes(), 1).err(), Some(StoreFault::NoQueue));
+    let Trial { lab, store, .. } = trial;
+    let Some(store) = lab.reopen(store) else { return };
+    let mut trial = Trial { store, ..Trial::new(lab) };
+    for (name, partitions) in [(altered, PARTITIONS + 1), (made, 2)] {
+        let life = trial.open_queue(name, None).unwrap();
+        assert_eq!((life.partitions, life.attributes), (partitions, attributes()));
     }
 }
 

@@ -386,7 +386,7 @@ pub fn pbs(data: &[u8]) {
         (Err(WITH_TOKEN), Ok(oracle)) => assert!(oracle.token.is_some()),
         (Err(_), oracle) => assert!(oracle.is_err()),
         (Ok((head, extras)), Ok(oracle)) => {
-            assert_eq!((head.ttl, extras.delay), (oracle.ttl, oracle.delay.unwrap_or(0)));
+            assert_eq!((head.ttl, extras.delay), (oracle.ttl, oracle.delay));
             assert_eq!((payloads, keys, headers), (oracle.payloads, oracle.keys, oracle.headers));
         }
         // prost reads the token, too.

@@ -175,7 +175,7 @@ pub fn catalogue(data: &[u8]) {
     let found = catalogue::parse(&file).expect("the version must be known");
     assert!(found.end <= file.len() as u64);
     assert!(found.damage.iter().all(|(at, bytes)| at + bytes <= found.end));
-    let mut again = catalogue::beginning(found.takes_alterations);
+    let mut again = catalogue::beginning(found.takes_attributes);
     found.records.iter().for_each(|record: &Record| again.extend(record.encode()));
     assert_eq!(catalogue::parse(&again).unwrap().records, found.records);
     let (whole, place) = catalogue::whole(&found.records);

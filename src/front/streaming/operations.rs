@@ -12,7 +12,7 @@ use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
-use crate::base::queue::QueueInfo;
+use crate::base::queue::{QueueId, QueueInfo};
 use crate::base::secret::Secret;
 use crate::base::units::{Offset, Partition};
 use crate::front::{Cx, PbWriter, status_of};
@@ -287,7 +287,8 @@ impl Operations {
         let Shown { echo, claimed, has_extensions, is_bare } = waiting.shown;
         let exclude = (!echo).then_some(self.caller.author.client);
         let view = if claimed { View::Live } else { View::Unclaimed };
-        let consume = Consume::start(beginning, exclude, view, waiting.only);
+        let mut consume = Consume::start(beginning, exclude, view, waiting.only);
+        consume.follow_growth();
         let consuming = Consuming { consume, has_extensions, is_bare };
         accept(self.caller.seconds_left(cx.resources.now), &mut cx.reply);
         self.state = State::Consuming(Box::new(consuming));
@@ -301,6 +302,17 @@ impl Operations {
             State::Positioning(_) | State::Consuming(_) => Some(Right::Consume),
             State::Claiming(_) => Some(Right::Claim),
             State::AwaitingSetup | State::Discarding => None,
+        }
+    }
+
+    /// Reads and claims from the partitions that a queue has got. A producer looks for them by itself.
+    pub(super) fn handle_grown(&mut self, queue: QueueId) {
+        match &mut self.state {
+            State::Consuming(consuming) if consuming.consume.subject().queue.id == queue => {
+                consuming.consume.follow_growth();
+            }
+            State::Claiming(claim) if claim.subject().queue.id == queue => claim.follow_growth(),
+            _ => {}
         }
     }
 

@@ -159,7 +159,10 @@ impl<S: Store<Connections>> Core<S> {
     }
 
     /// Handles that a queue has more partitions.
-    pub(super) fn grow(&mut self, _now: Now, queue: QueueId, partitions: u16) {
+    pub(super) fn grow(&mut self, now: Now, queue: QueueId, partitions: u16) {
         self.catalogue.grow(queue, partitions);
+        self.for_each_connection(now, |connection, env| {
+            connection.with_front(env, |front, _| front.handle_grown(queue));
+        });
     }
 }

@@ -38,9 +38,7 @@ impl Catalogue {
 
     /// Returns a queue, if it is known.
     pub fn get(&self, name: &FullName) -> Option<QueueInfo> {
-        let info = self.queues.get(name)?.clone();
-        // This shard may not have been told yet that the queue has more partitions.
-        Some(QueueInfo { partitions: info.partitions.max(info.policy.grown_to()), ..info })
+        self.queues.get(name).map(present)
     }
 
     /// Returns a queue whose home is this shard, if it is known, with its attributes.
@@ -104,13 +102,19 @@ impl Catalogue {
     /// Records a queue. If the name is already known, keeps and returns the known queue.
     pub fn record(&mut self, name: FullName, info: QueueInfo) -> QueueInfo {
         match self.queues.entry(name) {
-            Entry::Occupied(known) => known.get().clone(),
+            Entry::Occupied(known) => present(known.get()),
             Entry::Vacant(vacant) => {
                 self.made += usize::from(info.id.home() == self.shard);
                 vacant.insert(info).clone()
             }
         }
     }
+}
+
+/// Returns a queue as it is now: the shard may not have been told yet that it has more partitions.
+fn present(known: &QueueInfo) -> QueueInfo {
+    let partitions = known.partitions.max(known.policy.grown_to());
+    QueueInfo { partitions, ..known.clone() }
 }
 
 #[cfg(test)]

@@ -3,21 +3,22 @@
 //!
 //! ```text
 //! file     magic "MSTRMCAT", version u32 (1 or 2), checksum u32 of the version; records follow
-//! record   magic u32, checksum u32 of the rest, kind u16, then
-//!  1 created   partitions u16, incarnation u64, length u16 of the project's name, length u16 of the queue's name;
-//!              both names
-//!  2 deleted   0 u16, incarnation u64, 0 u32
-//!  3 altered   partitions u16, incarnation u64, length u32 of what follows; number u64, attributes as JSON
+//! record   magic u32, checksum u32 of the rest, kind u16, partitions u16 (0 in a deletion), incarnation u64, then
+//!  1 created   length u16 of the project's name, length u16 of the queue's name; both names
+//!  2 deleted   0 u32
+//!  3 altered   length u32 of what follows; number u64, lengths and names as above, attributes as JSON. Without
+//!              names in an alteration; with names, the queue was created with these attributes
 //! ```
 //!
 //! A queue is deleted if any file has a record that deletes its incarnation. No two queues share an
 //! incarnation. A queue has the partitions and the attributes of the alteration with the highest number, whichever
-//! file has it: the home of a queue changes with the number of shards. Numbers rise, together with incarnations. A
-//! queue that is created with attributes has both records, in one write, the alteration first: so it never exists
-//! without them.
+//! file has it: the home of a queue changes with the number of shards. Numbers rise, together with incarnations.
 //!
-//! A file without alterations has version 1, so that earlier versions of the server read it. They would take an
-//! alteration for damage. So a file gets version 2 before its first one, and they refuse it.
+//! Records with attributes may be long. Each is written alone, because the disk may keep any parts of a write that
+//! fails: of several records it could keep a later one, behind what looks like damage.
+//!
+//! A file without attributes has version 1, so that earlier versions of the server read it. They would take
+//! attributes for damage. So a file gets version 2 before its first ones, and they refuse it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -33,20 +34,21 @@ const MADE: u16 = 1;
 const DELETED: u16 = 2;
 const ALTERED: u16 = 3;
 
-/// The version of a file without alterations, and of one that may have some.
+/// The version of a file without attributes, and of one that may have some.
 const PLAIN: u32 = super::format::VERSION;
-const WITH_ALTERATIONS: u32 = 2;
+const WITH_ATTRIBUTES: u32 = 2;
 
 /// The length of a record without names and attributes, in bytes.
 const RECORD_BYTES: usize = 24;
 
-/// The length of what is in front of the attributes, in bytes.
-const NUMBER_BYTES: usize = 8;
+/// The lengths of what is in front of the attributes, in bytes: of a number and two lengths, and of two names.
+const NUMBER_BYTES: usize = 12;
+const NAMES_BYTES_MAX: usize = 2 * u8::MAX as usize;
 
 /// A record of a catalogue file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    /// A queue was created. The record says nothing of its attributes.
+    /// A queue was created.
     Made(FullName, Life),
     /// The queue of that incarnation was deleted.
     Deleted(u64),
@@ -68,29 +70,24 @@ pub struct Altered {
 impl Record {
     /// Returns the record as it is in the file.
     pub fn encode(&self) -> Vec<u8> {
-        let mut fields = Vec::new();
-        let mut head = |kind: u16, partitions: u16, incarnation: u64| {
-            fields.extend(kind.to_le_bytes());
-            fields.extend(partitions.to_le_bytes());
-            fields.extend(incarnation.to_le_bytes());
+        let (kind, partitions, incarnation) = match self {
+            Self::Made(_, life) if life.attributes.is_empty() => (MADE, life.partitions, life.incarnation),
+            Self::Made(_, life) => (ALTERED, life.partitions, life.incarnation),
+            Self::Deleted(incarnation) => (DELETED, 0, *incarnation),
+            Self::Altered(incarnation, altered) => (ALTERED, altered.partitions, *incarnation),
         };
+        let mut fields = Vec::new();
+        fields.extend(kind.to_le_bytes());
+        fields.extend(partitions.to_le_bytes());
+        fields.extend(incarnation.to_le_bytes());
         match self {
-            Self::Made((project, queue), life) => {
-                head(MADE, life.partitions, life.incarnation);
-                let names = [project.as_str(), queue.as_str()];
-                names.iter().for_each(|name| fields.extend((name.len() as u16).to_le_bytes()));
-                names.iter().for_each(|name| fields.extend(name.as_bytes()));
+            Self::Made(name, life) if life.attributes.is_empty() => put_names(Some(name), &mut fields),
+            Self::Made(name, life) => {
+                put_attributes(incarnation, Some(name), &life.attributes, &mut fields);
             }
-            Self::Deleted(incarnation) => {
-                head(DELETED, 0, *incarnation);
-                fields.extend(0u32.to_le_bytes());
-            }
-            Self::Altered(incarnation, Altered { number, partitions, attributes }) => {
-                head(ALTERED, *partitions, *incarnation);
-                let json = attributes.to_json();
-                fields.extend(((NUMBER_BYTES + json.len()) as u32).to_le_bytes());
-                fields.extend(number.to_le_bytes());
-                fields.extend(json.as_bytes());
+            Self::Deleted(_) => put_names(None, &mut fields),
+            Self::Altered(_, altered) => {
+                put_attributes(altered.number, None, &altered.attributes, &mut fields);
             }
         }
         let mut record = RECORD_MAGIC.to_vec();
@@ -99,18 +96,26 @@ impl Record {
         record
     }
 
+    /// Returns whether the record has attributes, and must be written alone.
+    pub fn has_attributes(&self) -> bool {
+        match self {
+            Self::Made(_, life) => !life.attributes.is_empty(),
+            Self::Deleted(_) => false,
+            Self::Altered(..) => true,
+        }
+    }
+
     /// Reads the record at the start of `bytes`. Returns it with its length.
     fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
-        let head = Reader(bytes.get(..RECORD_BYTES)?);
-        let (mut kind, mut lengths) = (Reader(&head.0[8..]), Reader(&head.0[RECORD_BYTES - 4..]));
-        let kind = kind.u16()?;
-        let names = (usize::from(lengths.u16()?), usize::from(lengths.u16()?));
+        let head = bytes.get(..RECORD_BYTES)?;
+        let kind = Reader(&head[8..]).u16()?;
+        let mut lengths = Reader(&head[RECORD_BYTES - 4..]);
         let rest = match kind {
             ALTERED => {
-                let rest = names.0 | names.1 << 16;
-                (NUMBER_BYTES..=NUMBER_BYTES + ATTRIBUTES_BYTES_MAX).contains(&rest).then_some(rest)?
+                let rest = lengths.u32()? as usize;
+                (rest <= NUMBER_BYTES + NAMES_BYTES_MAX + ATTRIBUTES_BYTES_MAX).then_some(rest)?
             }
-            _ => names.0 + names.1,
+            _ => usize::from(lengths.u16()?) + usize::from(lengths.u16()?),
         };
         let record = bytes.get(..RECORD_BYTES + rest)?;
         let mut fields = Reader(record);
@@ -120,20 +125,26 @@ impl Record {
             return None;
         }
         let (_, partitions, incarnation) = (fields.u16()?, fields.u16()?, fields.u64()?);
-        fields.bytes(4)?;
-        let mut name = |length| std::str::from_utf8(fields.bytes(length)?).ok();
         let parsed = match kind {
             MADE => {
-                let name =
-                    (Project::parse_stored(name(names.0)?).ok()?, QueueName::parse(name(names.1)?).ok()?);
                 let (signing, attributes) = (Signing::default(), Attributes::default());
-                Self::Made(name, Life { incarnation, partitions, signing, attributes })
+                Self::Made(take_names(&mut fields)??, Life { incarnation, partitions, signing, attributes })
             }
             DELETED => Self::Deleted(incarnation),
             ALTERED => {
+                fields.bytes(4)?;
                 let number = fields.u64()?;
+                let name = take_names(&mut fields)?;
                 let attributes = Attributes::parse_stored(fields.0)?;
-                Self::Altered(incarnation, Altered { number, partitions, attributes })
+                match name {
+                    // Without attributes it would be another kind.
+                    Some(name) => {
+                        let signing = Signing::default();
+                        let life = Life { incarnation, partitions, signing, attributes };
+                        (!life.attributes.is_empty()).then_some(Self::Made(name, life))?
+                    }
+                    None => Self::Altered(incarnation, Altered { number, partitions, attributes }),
+                }
             }
             _ => return None,
         };
@@ -141,40 +152,76 @@ impl Record {
     }
 }
 
+fn put_names(name: Option<&FullName>, fields: &mut Vec<u8>) {
+    let names = name.map_or(["", ""], |(project, queue)| [project.as_str(), queue.as_str()]);
+    names.iter().for_each(|name| fields.extend((name.len() as u16).to_le_bytes()));
+    names.iter().for_each(|name| fields.extend(name.as_bytes()));
+}
+
+fn put_attributes(number: u64, name: Option<&FullName>, attributes: &Attributes, fields: &mut Vec<u8>) {
+    let mut rest = number.to_le_bytes().to_vec();
+    put_names(name, &mut rest);
+    rest.extend(attributes.to_json().as_bytes());
+    fields.extend((rest.len() as u32).to_le_bytes());
+    fields.extend(rest);
+}
+
+/// Reads two lengths and names; `Some(None)` if both are empty.
+fn take_names(fields: &mut Reader<'_>) -> Option<Option<FullName>> {
+    let (project, queue) = (usize::from(fields.u16()?), usize::from(fields.u16()?));
+    if project + queue == 0 {
+        return Some(None);
+    }
+    let mut name = |length| std::str::from_utf8(fields.bytes(length)?).ok();
+    Some(Some((Project::parse_stored(name(project)?).ok()?, QueueName::parse(name(queue)?).ok()?)))
+}
+
 /// A catalogue file, as a shard appends to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The end of its records, in bytes from the start of the file.
     pub end: u64,
-    /// Whether it may have alterations.
-    pub takes_alterations: bool,
+    /// Whether it may have attributes.
+    pub takes_attributes: bool,
 }
 
 /// Returns the first bytes of a catalogue file, before its records.
-pub fn beginning(takes_alterations: bool) -> Vec<u8> {
-    with_prefix(MAGIC, if takes_alterations { WITH_ALTERATIONS } else { PLAIN }, &[])
+pub fn beginning(takes_attributes: bool) -> Vec<u8> {
+    with_prefix(MAGIC, if takes_attributes { WITH_ATTRIBUTES } else { PLAIN }, &[])
 }
 
-/// Returns a file of these records, without alterations that later ones replace.
+/// Returns a file of these records, without attributes that do not count any more.
 pub fn whole(records: &[Record]) -> (Vec<u8>, Place) {
-    let mut last = HashMap::new();
+    let (mut last, mut deleted) = (HashMap::new(), HashSet::new());
     for record in records {
-        if let Record::Altered(incarnation, Altered { number, .. }) = record {
-            let last = last.entry(*incarnation).or_insert(*number);
-            *last = (*last).max(*number);
+        match record {
+            Record::Altered(incarnation, Altered { number, .. }) => {
+                let last = last.entry(*incarnation).or_insert(*number);
+                *last = (*last).max(*number);
+            }
+            Record::Deleted(incarnation) => {
+                deleted.insert(*incarnation);
+            }
+            Record::Made(..) => {}
         }
     }
-    let mut file = beginning(!last.is_empty());
-    for record in records {
-        let is_kept = match record {
-            Record::Altered(incarnation, of) => last.get(incarnation) == Some(&of.number),
-            Record::Made(..) | Record::Deleted(_) => true,
-        };
-        if is_kept {
-            file.extend(record.encode());
+    let kept = |record: &Record| match record {
+        Record::Made(name, life) if deleted.contains(&life.incarnation) => {
+            let plain = Life { attributes: Attributes::default(), ..life.clone() };
+            Some(Record::Made(name.clone(), plain))
         }
-    }
-    let place = Place { end: file.len() as u64, takes_alterations: !last.is_empty() };
+        Record::Altered(incarnation, Altered { number, .. })
+            if deleted.contains(incarnation) || last.get(incarnation) != Some(number) =>
+        {
+            None
+        }
+        other => Some(other.clone()),
+    };
+    let kept: Vec<Record> = records.iter().filter_map(kept).collect();
+    let takes_attributes = kept.iter().any(Record::has_attributes);
+    let mut file = beginning(takes_attributes);
+    kept.iter().for_each(|record| file.extend(record.encode()));
+    let place = Place { end: file.len() as u64, takes_attributes };
     (file, place)
 }
 
@@ -185,8 +232,8 @@ pub struct Records {
     pub records: Vec<Record>,
     /// The end of the last complete record, in bytes from the start of the file.
     pub end: u64,
-    /// Whether the file may have alterations. True if that is unknown.
-    pub takes_alterations: bool,
+    /// Whether the file may have attributes. True if that is unknown.
+    pub takes_attributes: bool,
     /// Damaged ranges before `end`: position and length in bytes.
     pub damage: Vec<(u64, u64)>,
 }
@@ -196,12 +243,12 @@ pub struct Records {
 pub fn parse(file: &[u8]) -> Result<Records, Unreadable> {
     let mut at = beginning(false).len();
     let mut found = Records { end: at as u64, ..Records::default() };
-    match behind_prefix(MAGIC, WITH_ALTERATIONS, file, 0) {
-        Ok((version, _)) => found.takes_alterations = version >= WITH_ALTERATIONS,
+    match behind_prefix(MAGIC, WITH_ATTRIBUTES, file, 0) {
+        Ok((version, _)) => found.takes_attributes = version >= WITH_ATTRIBUTES,
         // The records have their own checksums.
         Err(Unreadable::Damaged) => {
             found.damage.push((0, found.end));
-            found.takes_alterations = true;
+            found.takes_attributes = true;
         }
         Err(why) => return Err(why),
     }
@@ -333,6 +380,20 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_was_created_with_attributes_has_them_until_they_are_altered() {
+        let Record::Made(name, life) = made("a", 1) else { unreachable!() };
+        let attributes = Attributes::parse_stored(br#"{"a":1}"#).unwrap();
+        let record = Record::Made(name, Life { attributes: attributes.clone(), ..life });
+        let (file, place) = whole(&[record.clone()]);
+        assert!(place.takes_attributes);
+        let found = parse(&file).unwrap().records;
+        assert_eq!(found, [record.clone()]);
+        let of = |records: Vec<Record>| merge(records.into_iter()).queues.into_values().next().unwrap();
+        assert_eq!(of(found).attributes, attributes);
+        assert_eq!(of(vec![record, altered(1, 2, 3, "{}")]).attributes, Attributes::default());
+    }
+
+    #[test]
     fn the_alteration_with_the_highest_number_counts() {
         let records = [
             made("a", 1),
@@ -351,10 +412,15 @@ mod tests {
     #[test]
     fn a_file_without_alterations_stays_readable_by_earlier_versions() {
         let (file, place) = whole(&[made("a", 1), Record::Deleted(1)]);
-        assert_eq!((behind_prefix(MAGIC, 1, &file, 0).unwrap().0, place.takes_alterations), (1, false));
+        assert_eq!((behind_prefix(MAGIC, 1, &file, 0).unwrap().0, place.takes_attributes), (1, false));
         let (file, place) = whole(&[made("a", 1), altered(1, 2, 3, "{}")]);
         let refused = Unreadable::Version { found: 2, newest: 1 };
-        assert_eq!((behind_prefix(MAGIC, 1, &file, 0), place.takes_alterations), (Err(refused), true));
+        assert_eq!((behind_prefix(MAGIC, 1, &file, 0), place.takes_attributes), (Err(refused), true));
+        let Record::Made(name, life) = made("b", 5) else { unreachable!() };
+        let attributes = Attributes::parse_stored(br#"{"a":1}"#).unwrap();
+        let other = Record::Made(name, Life { attributes, ..life });
+        let gone = [made("a", 1), altered(1, 2, 3, "{}"), Record::Deleted(1), other, Record::Deleted(5)];
+        assert_eq!(behind_prefix(MAGIC, 1, &whole(&gone).0, 0).unwrap().0, 1, "they are deleted");
     }
 
     #[test]
@@ -363,7 +429,7 @@ mod tests {
         let (file, place) = whole(&records);
         let found = parse(&file).unwrap();
         assert_eq!(found.records, [records[0].clone(), records[2].clone(), records[3].clone()]);
-        assert_eq!((found.end, found.takes_alterations), (place.end, true));
+        assert_eq!((found.end, found.takes_attributes), (place.end, true));
     }
 
     #[test]

@@ -57,6 +57,15 @@ impl<T: Asker> Change<T> {
             Self::Delete(old) => &old.name,
         }
     }
+
+    /// Returns whether its record has attributes.
+    fn has_attributes(&self) -> bool {
+        match self {
+            Self::Make(Creation { new, .. }) => !new.attributes.is_empty(),
+            Self::Alter(_) => true,
+            Self::Delete(_) => false,
+        }
+    }
 }
 
 /// A change whose record is being written.
@@ -90,13 +99,15 @@ pub(super) struct Queues<T: Asker> {
     writing: Vec<Writing<T>>,
     /// Alterations and deletions whose write failed. The next write repeats them, because their records may be on the
     /// disk.
-    failed: Vec<Change<T>>,
+    failed: VecDeque<Change<T>>,
     /// The length of the catalogue, in bytes.
     end: u64,
-    /// Whether the catalogue has the version of a file with alterations.
-    takes_alterations: bool,
-    /// Whether the write in progress has alterations.
-    alters: bool,
+    /// Whether the catalogue has the version of a file with attributes.
+    takes_attributes: bool,
+    /// Whether the write in progress has attributes.
+    has_attributes: bool,
+    /// Whether the last write failed.
+    is_failing: bool,
     /// The length of the catalogue after the write in progress.
     end_written: Option<u64>,
     /// The end of the bytes that a failed write may have left behind; at least `end`.
@@ -106,16 +117,17 @@ pub(super) struct Queues<T: Asker> {
 impl<T: Asker> Queues<T> {
     /// Creates the queues of a shard that appends to this catalogue.
     pub(super) fn new(shard: u16, catalogue: Place) -> Self {
-        let Place { end, takes_alterations } = catalogue;
+        let Place { end, takes_attributes } = catalogue;
         Self {
             shard,
             known: HashMap::new(),
             waiting: VecDeque::new(),
             writing: Vec::new(),
-            failed: Vec::new(),
+            failed: VecDeque::new(),
             end,
-            takes_alterations,
-            alters: false,
+            takes_attributes,
+            has_attributes: false,
+            is_failing: false,
             end_written: None,
             dirty_end: end,
         }
@@ -207,8 +219,10 @@ impl<T: Asker> Queues<T> {
     /// Writes the waiting changes to the catalogue, one write at a time.
     #[inline]
     pub(super) fn write(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
-        if self.end_written.is_none() && !self.waiting.is_empty() {
-            self.begin(dir, disk);
+        let goes_on = !self.is_failing && !self.failed.is_empty();
+        if self.end_written.is_none() && (!self.waiting.is_empty() || goes_on) {
+            // What has failed waits for a tick. Otherwise it could hold up the others.
+            self.begin(dir, disk, goes_on);
         }
     }
 
@@ -220,7 +234,7 @@ impl<T: Asker> Queues<T> {
     /// restart could find what was refused. A creation is: a restart finds an empty queue at worst.
     pub(super) fn retry(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
         if self.end_written.is_none() && self.needs_retry() {
-            self.begin(dir, disk);
+            self.begin(dir, disk, true);
         }
     }
 
@@ -239,46 +253,58 @@ impl<T: Asker> Queues<T> {
         self.end_written.is_some() || !self.waiting.is_empty()
     }
 
-    fn begin(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
-        let records = self.take_changes(dir);
-        let alters = records.iter().any(|record| matches!(record, Record::Altered(..)));
-        let bytes = records.iter().flat_map(Record::encode).collect();
-        self.submit(bytes, alters, disk);
+    fn begin(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>, failed_first: bool) {
+        let records: Vec<Record> =
+            self.take_changes(failed_first).into_iter().map(|change| self.record_of(dir, change)).collect();
+        let has_attributes = records.iter().any(Record::has_attributes);
+        self.submit(records.iter().flat_map(Record::encode).collect(), has_attributes, disk);
     }
 
-    /// Takes the changes to write. Returns their records.
-    fn take_changes(&mut self, dir: &DataDir) -> Vec<Record> {
-        let mut records = Vec::new();
-        for change in self.failed.drain(..).chain(self.waiting.drain(..)) {
-            let (writing, record) = match change {
-                Change::Make(creation) => {
-                    let NewQueue { partitions, attributes } = creation.new.clone();
-                    let life = dir.conceive(partitions, attributes.clone());
-                    if !attributes.is_empty() {
-                        let altered = Altered { number: life.incarnation, partitions, attributes };
-                        records.push(Record::Altered(life.incarnation, altered));
-                    }
-                    let record = Record::Made(creation.name.clone(), life.clone());
-                    (Writing::Made(creation, life), record)
-                }
-                Change::Alter(of) => {
-                    let NewQueue { partitions, attributes } = of.new.clone();
-                    let altered = dir.conceive_alteration(partitions, attributes);
-                    let record = Record::Altered(of.incarnation, altered.clone());
-                    (Writing::Altered(of, altered), record)
-                }
-                Change::Delete(old) => {
-                    let record = Record::Deleted(old.incarnation);
-                    (Writing::Deleted(old), record)
-                }
-            };
-            records.push(record);
-            self.writing.push(writing);
+    /// Takes the changes to write: one with attributes alone, or all others.
+    fn take_changes(&mut self, failed_first: bool) -> Vec<Change<T>> {
+        let Self { waiting, failed, .. } = self;
+        let (first, second) = if failed_first { (failed, waiting) } else { (waiting, failed) };
+        if let Some(alone) = first.pop_front_if(|change| change.has_attributes()) {
+            return vec![alone];
         }
-        records
+        let mut plain = Vec::new();
+        for list in [&mut *first, &mut *second] {
+            let (alone, others): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(list).into_iter().partition(Change::has_attributes);
+            *list = alone;
+            plain.extend(others);
+        }
+        if plain.is_empty() {
+            plain.extend(first.pop_front().or_else(|| second.pop_front()));
+        }
+        plain
     }
 
-    fn submit(&mut self, mut records: Vec<u8>, alters: bool, disk: &mut impl Disk<Tag>) {
+    /// Returns the record of a change that is written now.
+    fn record_of(&mut self, dir: &DataDir, change: Change<T>) -> Record {
+        let (writing, record) = match change {
+            Change::Make(creation) => {
+                let NewQueue { partitions, attributes } = creation.new.clone();
+                let life = dir.conceive(partitions, attributes);
+                let record = Record::Made(creation.name.clone(), life.clone());
+                (Writing::Made(creation, life), record)
+            }
+            Change::Alter(of) => {
+                let NewQueue { partitions, attributes } = of.new.clone();
+                let altered = dir.conceive_alteration(partitions, attributes);
+                let record = Record::Altered(of.incarnation, altered.clone());
+                (Writing::Altered(of, altered), record)
+            }
+            Change::Delete(old) => {
+                let record = Record::Deleted(old.incarnation);
+                (Writing::Deleted(old), record)
+            }
+        };
+        self.writing.push(writing);
+        record
+    }
+
+    fn submit(&mut self, mut records: Vec<u8>, has_attributes: bool, disk: &mut impl Disk<Tag>) {
         let end = self.end + records.len() as u64;
         // Zeros overwrite the bytes that a failed write may have left behind.
         records.resize(records.len() + self.dirty_end.saturating_sub(end) as usize, 0);
@@ -286,9 +312,9 @@ impl<T: Asker> Queues<T> {
         self.end_written = Some(end);
         let file = FileName::Catalogue(self.shard);
         let mut steps = Vec::new();
-        self.alters = alters;
-        if alters && !self.takes_alterations {
-            // An earlier version of the server must not find an alteration behind a head that it knows.
+        self.has_attributes = has_attributes;
+        if has_attributes && !self.takes_attributes {
+            // An earlier version of the server must not find attributes behind a head that it knows.
             steps.extend([Step::Write(file, 0, Arc::new(beginning(true))), Step::Sync(file)]);
         }
         steps.extend([Step::Write(file, self.end, Arc::new(records)), Step::Sync(file)]);
@@ -304,12 +330,13 @@ impl<T: Asker> Queues<T> {
         completions: &mut VecDeque<Completion<T>>,
     ) {
         let end = self.end_written.take();
+        self.is_failing = result.is_err();
         if let Err(error) = result {
             let told = cannot_write(error);
             tracing::error!(shard = self.shard, told, %error, "catalogue write failed");
         } else if let Some(end) = end {
             (self.end, self.dirty_end) = (end, end);
-            self.takes_alterations |= self.alters;
+            self.takes_attributes |= self.has_attributes;
         }
         for writing in self.writing.drain(..) {
             match writing {
@@ -319,10 +346,10 @@ impl<T: Asker> Queues<T> {
                     completions.push_back(Completion::Opened { token, result });
                 }
                 Writing::Deleted(old) if result.is_err() => {
-                    self.failed.push(Change::Delete(old));
+                    self.failed.push_back(Change::Delete(old));
                 }
                 Writing::Altered(of, _) if result.is_err() => {
-                    self.failed.push(Change::Alter(of));
+                    self.failed.push_back(Change::Alter(of));
                 }
                 Writing::Altered(Alteration { token, name, incarnation, .. }, altered) => {
                     let result = dir.alter(&name, incarnation, altered).ok_or(StoreFault::NoQueue);

@@ -52,7 +52,7 @@ pub(super) fn open_catalogues(
             tracing::warn!(%file, %error, "catalogue rewrite failed; using it as it is");
         }
         if let Some(of) = places.get_mut(usize::from(*shard)) {
-            let as_found = Place { end: found.end, takes_alterations: found.takes_alterations };
+            let as_found = Place { end: found.end, takes_attributes: found.takes_attributes };
             *of = if saved.is_ok() { place } else { as_found };
         }
         records.extend(found.records);
