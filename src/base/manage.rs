@@ -24,8 +24,8 @@ pub enum Manage {
         /// Which of them, by their claims.
         only: Only,
     },
-    /// Delete the oldest messages that can be claimed, and return them. Answered by [`Managed::Popped`] once the
-    /// deletion is durable.
+    /// Delete the oldest messages that can be claimed, and return them: fewer than are wanted if others would have to be
+    /// read first, none only if there are none. Answered by [`Managed::Popped`] once the deletion is durable.
     Pop {
         /// The most messages, 1 to [`MANAGED_MAX`].
         messages_max: u32,

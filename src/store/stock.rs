@@ -9,9 +9,14 @@ use std::ops::Range;
 use crate::base::millis::UnixMillis;
 use crate::base::units::Offset;
 
-/// The most portions of a stock: that of a partition in memory, or in one segment. They take 72 bytes each, 18 KiB in all.
-/// Beyond, neighbours become one portion, which expires with the last of its messages.
+/// The most portions of a stock: that of a partition in memory, or in the segment that is being written. They take 64 bytes
+/// each, 16 KiB in all. Beyond, neighbours become one portion, which expires with the last of its messages.
 pub const PORTIONS_MAX: usize = 256;
+
+/// Once a segment is sealed, a partition has a portion there for each of so many bytes at most, and [`PORTIONS_MIN`] in
+/// any case. So they take at most 1/64 of what the messages take on the disk, and 512 bytes.
+const PORTION_BYTES_MIN: u64 = 4096;
+const PORTIONS_MIN: usize = 8;
 
 /// Times from which claims see messages are rounded up to a multiple of this, in milliseconds.
 const VISIBLE_STEP: u64 = 100;
@@ -159,26 +164,34 @@ impl Stock {
     #[inline]
     pub fn push(&mut self, next: Portion) {
         match self.0.last_mut() {
-            Some(last) if is_same(last, &next) => last.join(&next),
+            Some(last) if has_same_life(last, &next) && has_same_size(last, &next) => last.join(&next),
             _ => {
                 if self.0.len() >= PORTIONS_MAX {
-                    self.thin(next.oldest);
+                    self.thin(next.oldest, PORTIONS_MAX / 4 * 3);
                 }
                 self.0.push(next);
             }
         }
     }
 
-    /// Joins portions, so that there is room for more.
+    /// Joins portions of a span of this size that no longer grows.
+    pub fn seal(&mut self, bytes: u64) {
+        let most = usize::try_from(bytes / PORTION_BYTES_MIN).unwrap_or(PORTIONS_MAX);
+        let newest = self.0.last().map_or(UnixMillis::ZERO, |last| last.newest);
+        self.thin(newest, most.clamp(PORTIONS_MIN, PORTIONS_MAX));
+        self.0.shrink_to_fit();
+    }
+
+    /// Joins portions until there are at most `most`.
     #[cold]
-    fn thin(&mut self, unix: UnixMillis) {
+    fn thin(&mut self, unix: UnixMillis, most: usize) {
         for portion in &mut self.0 {
             if portion.visible <= unix {
                 portion.visible = UnixMillis::ZERO;
             }
         }
-        self.join(is_same);
-        if self.0.len() > PORTIONS_MAX / 4 * 3 {
+        self.join(has_same_life);
+        while self.0.len() > most {
             let mut is_second = true;
             self.join(|_, _| {
                 is_second = !is_second;
@@ -237,10 +250,16 @@ impl Stock {
     }
 }
 
-/// Returns whether two portions can be one without a loss.
+/// Returns whether the messages of two neighbours live from and to the same times.
 #[inline]
-fn is_same(one: &Portion, next: &Portion) -> bool {
+fn has_same_life(one: &Portion, next: &Portion) -> bool {
     one.end == next.first && one.expires == next.expires && one.visible == next.visible
+}
+
+/// Returns whether the messages of two portions have the same mean size, so that parts of both have the right size.
+#[inline]
+fn has_same_size(one: &Portion, next: &Portion) -> bool {
+    u128::from(one.bytes) * u128::from(next.messages) == u128::from(next.bytes) * u128::from(one.messages)
 }
 
 #[cfg(test)]

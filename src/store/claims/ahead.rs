@@ -11,7 +11,7 @@ use crate::base::claim::Granted;
 use crate::base::clock::Now;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::units::Offset;
-use crate::store::stock::Minute;
+use crate::store::stock::{Minute, part_of};
 
 /// The size in bytes at which no more is read ahead of a partition. The batches are shared with the store where
 /// they are its newest.
@@ -31,8 +31,6 @@ pub(super) struct Room {
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     pub runs: Vec<Granted>,
-    /// The size of the messages of each run.
-    sizes: Vec<usize>,
     messages: u64,
     bytes: usize,
 }
@@ -142,6 +140,16 @@ impl Ahead {
         self.is_at_end &= self.fetching != Fetching::No;
     }
 
+    /// Notes that a fetch that waited completes soon.
+    pub(super) fn hurry(&mut self) {
+        (self.fetching, self.is_at_end) = (Fetching::Quick, false);
+    }
+
+    /// Returns whether it could hold more, and holds fewer messages than are wanted.
+    pub(super) fn lacks(&self, wanted: u64) -> bool {
+        self.messages < wanted && !self.is_at_end && !self.is_failing && self.bytes < AHEAD_BYTES
+    }
+
     /// Returns whether no fetch is under way.
     pub(super) fn is_quiet(&self) -> bool {
         self.fetching == Fetching::No
@@ -198,8 +206,7 @@ impl Ahead {
                 }
                 let visible = stored.visible().min(now.unix + Millis::from_secs(delay_secs));
                 let (ends, wait) = (stored.end_offset(), visible.since(now.unix));
-                let (expires, first) = (Minute::from(stored.expiry()), begins.since(stored.base_offset));
-                let bytes = (stored.batch.stored_bytes() - stored.batch.position_of(first as u32)) as u64;
+                let (expires, bytes) = (Minute::from(stored.expiry()), size_of(stored, &(begins..ends)));
                 match delays.last_mut() {
                     Some(last)
                         if last.offsets.end == begins
@@ -253,7 +260,6 @@ impl Choice {
         let is_whole = all == u64::from(stored.batch.count());
         let bytes = stored.batch.stored_bytes();
         let (mut until, mut position) = (end, bytes);
-        let before = self.bytes;
         if is_whole && self.messages + all <= room.messages && self.bytes + bytes <= room.bytes {
             (self.messages, self.bytes) = (self.messages + all, self.bytes + bytes);
         } else {
@@ -271,7 +277,6 @@ impl Choice {
         }
         if until > start {
             self.runs.push(Granted { stored: stored.clone(), offsets: start..until, record, count });
-            self.sizes.push(self.bytes - before);
         }
         (until, position)
     }
@@ -332,8 +337,8 @@ impl Choice {
     /// Returns the messages as pieces of a grant: ranges of the same count and expiry, joined where they touch.
     pub(super) fn pieces(&self) -> Vec<Given> {
         let mut pieces: Vec<Given> = Vec::new();
-        for (Granted { stored, offsets, count, .. }, bytes) in self.runs.iter().zip(&self.sizes) {
-            let (expires, bytes) = (Minute::from(stored.expiry()), *bytes as u64);
+        for Granted { stored, offsets, count, .. } in &self.runs {
+            let (expires, bytes) = (Minute::from(stored.expiry()), size_of(stored, offsets));
             match pieces.last_mut() {
                 Some(last)
                     if last.offsets.end == offsets.start
@@ -353,4 +358,11 @@ impl Choice {
     pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
+}
+
+/// Returns the size of messages of a batch. Each has the mean size of all.
+fn size_of(stored: &StoredBatch, offsets: &Range<Offset>) -> u64 {
+    let (bytes, count) = (stored.batch.stored_bytes() as u64, u64::from(stored.batch.count()));
+    let below = |offset: Offset| part_of(bytes, offset.since(stored.base_offset), count);
+    below(offsets.end) - below(offsets.start)
 }

@@ -5,11 +5,12 @@ use std::ops::Range;
 use super::ahead::Room;
 use super::inner::Inner;
 use super::keeper::{Ask, By, Keeper};
-use super::ledger::PIECES_MAX;
+use super::ledger::{PIECES_MAX, messages};
 use super::notes::Answer;
 use super::out::Out;
 use super::pieces::{Phase, Piece};
 use super::record::{Passed, Record};
+use crate::base::claim::Granted;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Managed, Only, Removed};
@@ -30,7 +31,7 @@ impl<T: Asker> Keeper<T> {
         out: &mut Out<T>,
     ) {
         match what {
-            Manage::Stats => self.tell_stats(now, token, store, out),
+            Manage::Stats => self.tell_stats(now, token, false, store, out),
             Manage::Find(offsets) => self.find(now, token, offsets, out),
             Manage::Remove { offsets, only } => match self.remove(now, &offsets, only, store, out) {
                 Ok(removed) => {
@@ -40,6 +41,10 @@ impl<T: Asker> Keeper<T> {
                 Err(fault) => out.completions.push_back(Completion::Managed { token, result: Err(fault) }),
             },
             Manage::Pop { messages_max, bytes_max } => {
+                // What was stored just now must be seen, so do not rest on a fetch that waits.
+                if self.cancel_ahead(out) {
+                    self.ahead.hurry();
+                }
                 let room = Room { messages: u64::from(messages_max), bytes: bytes_max };
                 self.asks.push_back(Ask { by: By::Pop { token }, room });
             }
@@ -52,6 +57,35 @@ impl<T: Asker> Keeper<T> {
                 out.completions.push_back(Completion::Managed { token, result });
             }
         }
+    }
+
+    /// Deletes the oldest messages that can be given out. Returns them, or `None` while they are being read.
+    pub(super) fn pop(&mut self, now: Now, room: Room, out: &mut Out<T>) -> Option<Vec<Granted>> {
+        // Read first, so that the messages of several places can go in one note.
+        if self.ahead.lacks(room.messages.saturating_sub(self.ledger.pieces().free_messages())) {
+            self.read_ahead(out);
+            return None;
+        }
+        let (mut left, mut popped) = (room, Vec::new());
+        while left.messages > 0 && left.bytes > 0 {
+            let Some(choice) = self.choose(now, left, true, out) else {
+                if popped.is_empty() {
+                    return None;
+                }
+                break;
+            };
+            if choice.is_empty() {
+                break;
+            }
+            let pieces = choice.pieces();
+            let size = pieces.iter().map(|piece| piece.bytes).sum::<u64>();
+            left.messages = left.messages.saturating_sub(messages(pieces.iter().map(|piece| &piece.offsets)));
+            left.bytes = left.bytes.saturating_sub(usize::try_from(size).unwrap_or(usize::MAX));
+            let offsets = pieces.into_iter().map(|piece| piece.offsets).collect();
+            self.apply(now, Record::Delete { next: self.ledger.next(), offsets }, &mut out.counters);
+            popped.extend(choice.runs);
+        }
+        Some(popped)
     }
 
     /// Deletes messages. Returns what becomes of each.

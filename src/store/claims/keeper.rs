@@ -17,7 +17,7 @@ use super::ledger::{Ledger, PIECES_MAX, messages};
 use super::line::{Line, Watcher};
 use super::notes::{Answer, Notes};
 use super::out::Out;
-use super::record::{self, Given, Record};
+use super::record::{self, Record};
 use super::stats::StatsAsked;
 use crate::base::batch::Fetched;
 use crate::base::claim::{Grant, Leaving, Lost, Settle, Settlement, Terms, View, Worker};
@@ -299,7 +299,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Cancels a fetch that reads ahead and waits for messages. Returns false if there is none.
-    fn cancel_ahead(&self, out: &mut Out<T>) -> bool {
+    pub(super) fn cancel_ahead(&self, out: &mut Out<T>) -> bool {
         let is_waiting = self.ahead.is_waiting();
         if is_waiting {
             let (token, partition) = (FetchBy::Ledger(self.id, Purpose::Ahead), self.id.partition);
@@ -342,21 +342,20 @@ impl<T: Asker> Keeper<T> {
         self.is_crowded = out.is_crowded;
         out.counters.expired += self.ledger.expire(now.mono);
         while let Some(ask) = self.asks.front() {
-            let is_pop = matches!(ask.by, By::Pop { .. });
-            let room = if is_pop { ask.room } else { self.fair(ask.room) };
-            let Some(choice) = self.choose(now, room, is_pop, out) else { break };
+            if let By::Pop { token } = ask.by {
+                let room = ask.room;
+                let Some(runs) = self.pop(now, room, out) else { break };
+                self.asks.pop_front();
+                self.notes.answer(Answer::Managed { token, answer: Managed::Popped(runs) });
+                continue;
+            }
+            let Some(choice) = self.choose(now, self.fair(ask.room), false, out) else { break };
             let Some(Ask { by, .. }) = self.asks.pop_front() else { break };
             match by {
-                by if choice.is_empty() => out.completions.push_back(by.without(Ok(()))),
-                By::Claim { token, worker, terms } => {
+                By::Claim { token, worker, terms } if !choice.is_empty() => {
                     self.grant(now, token, worker, &terms, choice, &mut out.counters);
                 }
-                By::Pop { token } => {
-                    let offsets = choice.pieces().into_iter().map(|Given { offsets, .. }| offsets);
-                    let record = Record::Delete { next: self.ledger.next(), offsets: offsets.collect() };
-                    self.apply(now, record, &mut out.counters);
-                    self.notes.answer(Answer::Managed { token, answer: Managed::Popped(choice.runs) });
-                }
+                by => out.completions.push_back(by.without(Ok(()))),
             }
         }
         if self.asks.is_empty() && matches!(self.again, Again::Read(..)) {
@@ -427,7 +426,7 @@ impl<T: Asker> Keeper<T> {
 
     /// Chooses messages for a claim or a pop: first those that were given out before. Returns `None` while they are being
     /// read.
-    fn choose(&mut self, now: Now, room: Room, is_pop: bool, out: &mut Out<T>) -> Option<Choice> {
+    pub(super) fn choose(&mut self, now: Now, room: Room, is_pop: bool, out: &mut Out<T>) -> Option<Choice> {
         while let Some(first) = self.ledger.pieces().first_free() {
             let fetched = match &self.again {
                 Again::Read(from, fetched) if *from <= first => fetched,
@@ -494,7 +493,7 @@ impl<T: Asker> Keeper<T> {
         }
     }
 
-    fn read_ahead(&mut self, out: &mut Out<T>) {
+    pub(super) fn read_ahead(&mut self, out: &mut Out<T>) {
         if self.is_wanted()
             && let Some((from, wait, bytes_max)) = self.ahead.begin()
         {

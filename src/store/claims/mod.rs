@@ -200,6 +200,9 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                     self.inner.each_portion(partition, unknown, &mut |portion| portions.push(portion));
                     portions.iter().for_each(|portion| keeper.learn(portion));
                 }
+                for token in keeper.stats.take_again() {
+                    keeper.tell_stats(now, token, true, &mut self.inner, &mut self.out);
+                }
                 keeper.work(now, &mut self.out);
                 if self.limits.is_any() {
                     self.count_limited(now, partition);

@@ -14,7 +14,7 @@
 //! pass      17, at (Unix ms), next, pieces, then for each: gap, length, wait (ms), expires, bytes
 //! delete    18, next, ranges, then for each: gap, length
 //! purge     19, through
-//! snapshot  20, as 5, and for each piece also: expires, bytes
+//! snapshot  20, as 5, and for each piece also: expires, bytes; where the phase has bit 7, lives until is left out
 //! ```
 //! Versions before 0.3 wrote 1, 2 and 5, which say neither when messages expire nor how large they are. `expires` is 0 if
 //! that is unknown, or one more than the minute relative to that of the record's time, zigzag-coded.
@@ -42,6 +42,9 @@ const TIME_MAX: UnixMillis = UnixMillis::new(1 << 61);
 
 /// Nothing waits for longer.
 const WAIT_MAX: Millis = Millis::new(1 << 61);
+
+/// Marks the phase of a piece in a snapshot whose messages were never given out.
+const NO_LIFE: u8 = 1 << 7;
 
 /// No messages of a piece are larger together.
 const BYTES_MAX: u64 = 1 << 48;
@@ -302,11 +305,14 @@ impl Snapshot {
                 WrittenPhase::HeldFor(time) => (1, Some(time)),
                 WrittenPhase::FreeIn(time) => (2, Some(time)),
             };
-            note.push(phase);
+            let has_life = piece.lives_for != i64::MIN;
+            note.push(phase | if has_life { 0 } else { NO_LIFE });
             if let Some(time) = time {
                 write_signed(time, note);
             }
-            write_signed(piece.lives_for, note);
+            if has_life {
+                write_signed(piece.lives_for, note);
+            }
             write_expires(piece.expires, self.at, note);
             encode_varint(piece.bytes, note);
         }
@@ -320,13 +326,14 @@ impl Snapshot {
         let pieces = read_many(note, |note| {
             let offsets = read_range(note, &mut end)?;
             let (count, lease) = (small(note)?, LeaseId(varint(note)?));
-            let phase = match byte(note)? {
+            let written = byte(note)?;
+            let phase = match written & !NO_LIFE {
                 0 => WrittenPhase::Free,
                 1 => WrittenPhase::HeldFor(signed(note)?),
                 2 => WrittenPhase::FreeIn(signed(note)?),
                 _ => return None,
             };
-            let lives_for = signed(note)?;
+            let lives_for = if written & NO_LIFE == 0 { signed(note)? } else { i64::MIN };
             let (expires, bytes) = if has_sizes { size(note, at)? } else { UNKNOWN };
             Some(WrittenPiece { offsets, count, lease, phase, lives_for, expires, bytes })
         })?;

@@ -44,6 +44,8 @@ struct Waiting<T: Asker> {
     token: T::Manage,
     stats: PartitionStats,
     ends: [End; 2],
+    /// Whether it was counted again, because a message was gone before its time was read.
+    is_again: bool,
 }
 
 /// The requests for statistics that wait for a time, and the times that were read last.
@@ -51,17 +53,24 @@ struct Waiting<T: Asker> {
 pub(super) struct StatsAsked<T: Asker> {
     waiting: Vec<Waiting<T>>,
     known: [Option<Stored>; 2],
+    /// The requests to count again.
+    again: Vec<T::Manage>,
 }
 
 impl<T: Asker> Default for StatsAsked<T> {
     fn default() -> Self {
-        Self { waiting: Vec::new(), known: [None; 2] }
+        Self { waiting: Vec::new(), known: [None; 2], again: Vec::new() }
     }
 }
 
 impl<T: Asker> StatsAsked<T> {
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.again.is_empty()
+    }
+
+    /// Returns the requests to count again.
+    pub(super) fn take_again(&mut self) -> Vec<T::Manage> {
+        std::mem::take(&mut self.again)
     }
 
     /// Returns what is known of the first (0) or the last (1) message, unless it must be read.
@@ -80,7 +89,7 @@ impl<T: Asker> StatsAsked<T> {
     fn answer(&mut self, out: &mut Out<T>) {
         let is_whole =
             |waiting: &mut Waiting<T>| waiting.ends.iter().all(|end| !matches!(end, End::Asked(_)));
-        for Waiting { token, stats, ends } in self.waiting.extract_if(.., is_whole) {
+        for Waiting { token, stats, ends, .. } in self.waiting.extract_if(.., is_whole) {
             let [oldest, newest] = ends.map(|end| match end {
                 End::Known(stored) => Some(stored),
                 End::None | End::Asked(_) => None,
@@ -96,10 +105,15 @@ impl<T: Asker> StatsAsked<T> {
             Ok(fetched) => fetched,
             Err(fault) => return self.fail(&fault, out),
         };
-        // If the message is gone since, the next one takes its place.
         let first = fetched.batches.iter().find(|stored| stored.end_offset() > at);
         let found =
             first.map(|stored| Stored { offset: stored.base_offset.max(at), timestamp: stored.timestamp });
+        if found.is_none_or(|found| found.offset != at) {
+            let is_it = |end: &End| matches!(end, End::Asked(offset) if *offset == at);
+            let is_first = |waiting: &mut Waiting<T>| !waiting.is_again && waiting.ends.iter().any(is_it);
+            self.again.extend(self.waiting.extract_if(.., is_first).map(|waiting| waiting.token));
+        }
+        // If it is gone again, the next one takes its place.
         for waiting in &mut self.waiting {
             for (end, known) in waiting.ends.iter_mut().zip(&mut self.known) {
                 if matches!(end, End::Asked(offset) if *offset == at) {
@@ -113,7 +127,8 @@ impl<T: Asker> StatsAsked<T> {
 
     /// Fails all requests.
     pub(super) fn fail(&mut self, fault: &StoreFault, out: &mut Out<T>) {
-        for Waiting { token, .. } in self.waiting.drain(..) {
+        let waiting = self.waiting.drain(..).map(|waiting| waiting.token);
+        for token in waiting.chain(self.again.drain(..)) {
             out.completions.push_back(Completion::Managed { token, result: Err(fault.clone()) });
         }
     }
@@ -159,6 +174,7 @@ impl<T: Asker> Keeper<T> {
         &mut self,
         now: Now,
         token: T::Manage,
+        is_again: bool,
         store: &mut impl Store<Inner<T>>,
         out: &mut Out<T>,
     ) {
@@ -173,7 +189,7 @@ impl<T: Asker> Keeper<T> {
                 out.requests.push_back(fetch(self.id, purpose, self.id.partition, at, false, 1));
             }
         }
-        self.stats.waiting.push(Waiting { token, stats, ends });
+        self.stats.waiting.push(Waiting { token, stats, ends, is_again });
         self.stats.answer(out);
     }
 }

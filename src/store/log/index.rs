@@ -134,6 +134,11 @@ impl Span {
         span
     }
 
+    /// Counts it more roughly, because it no longer grows.
+    pub fn seal(&mut self) {
+        self.stock.seal(self.head.bytes);
+    }
+
     /// Adds the next batch, at position `at`.
     pub fn push(&mut self, header: &BatchHeader, at: u64) {
         let bytes = header.bytes() as u64;

@@ -175,8 +175,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 
     /// Seals the segment that is being written. Returns it with the content of its index file.
     fn seal(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
-        let active = self.writer.journal().take_active()?;
-        let (segment, index) = self.segments.seal(&active);
+        let mut active = self.writer.journal().take_active()?;
+        let (segment, index) = self.segments.seal(&mut active);
         self.dir.cuts().keep(&segment);
         self.partitions.seal(&segment, active.spans);
         Some((segment, index))

@@ -28,7 +28,7 @@ const CLIENTS: u128 = 3;
 const TTL: u32 = 10;
 
 /// Where a store lives, and what can happen to it.
-trait Ground {
+pub(super) trait Ground {
     type Store: Store<Inner<u64>>;
 
     fn start(&mut self, now: Now) -> Self::Store;
@@ -40,7 +40,7 @@ trait Ground {
     fn crash(&mut self, random: &mut Random) -> bool;
 }
 
-struct InMemory;
+pub(super) struct InMemory;
 
 impl Ground for InMemory {
     type Store = Memory<Inner<u64>>;
@@ -58,16 +58,20 @@ impl Ground for InMemory {
     }
 }
 
-struct OnDisk {
-    disk: Simulated,
+pub(super) struct OnDisk {
+    pub(super) disk: Simulated,
     boot: u128,
     config: log::Settings,
 }
 
 impl OnDisk {
-    fn new(seed: u64, tail_bytes: usize) -> Self {
+    pub(super) fn new(seed: u64, tail_bytes: usize) -> Self {
+        Self::with_segments(seed, tail_bytes, 64 << 10)
+    }
+
+    pub(super) fn with_segments(seed: u64, tail_bytes: usize, segment_bytes: u64) -> Self {
         let config = log::Settings {
-            segment_bytes: 64 << 10,
+            segment_bytes,
             tail_bytes,
             durability: Durability::Fsync,
             ..log::Settings::default()
@@ -159,7 +163,8 @@ enum Asked {
         messages: Vec<u64>,
         at: Millis,
     },
-    Stats(Range<u64>),
+    /// What the partition may hold, and the number of messages that were ever sent.
+    Stats(Range<u64>, usize),
     Find(Vec<u64>, Vec<u64>),
     Remove(Vec<u64>, Only),
     Pop(usize),
@@ -335,7 +340,8 @@ impl<G: Ground> Site<G> {
         match self.random.below(12) {
             0..=3 => {
                 let range = self.bounds();
-                ask(self, Asked::Stats(range), Manage::Stats);
+                let sent = self.messages.len();
+                ask(self, Asked::Stats(range, sent), Manage::Stats);
             }
             4..=6 => {
                 let there =
@@ -381,8 +387,11 @@ impl<G: Ground> Site<G> {
         least.saturating_sub(self.pops()) as u64..most as u64 + 1
     }
 
-    /// Returns how many messages may have been popped without an answer.
+    /// Returns how many messages may have been popped or purged without an answer.
     fn pops(&self) -> usize {
+        if self.asked.values().any(|asked| matches!(asked, Asked::Purge(..))) {
+            return self.messages.len();
+        }
         let open = self.asked.values().map(|asked| if let Asked::Pop(most) = asked { *most } else { 0 });
         self.popped + open.sum::<usize>()
     }
@@ -391,10 +400,11 @@ impl<G: Ground> Site<G> {
     fn handle_managed(&mut self, asked: Asked, answer: Option<Managed>) {
         let seed = self.seed;
         match (asked, answer) {
-            (Asked::Stats(before), Some(Managed::Stats(stats))) => {
+            (Asked::Stats(before, sent), Some(Managed::Stats(stats))) => {
                 let after = self.bounds();
                 let total = stats.free + stats.claimed + stats.delayed;
-                let range = before.start.min(after.start)..before.end.max(after.end);
+                let more = (self.messages.len() - sent) as u64;
+                let range = before.start.min(after.start)..before.end + more;
                 assert!(range.contains(&total), "seed {seed}: {stats:?} is not within {range:?}");
                 assert_eq!(stats.bytes == 0, total == 0, "seed {seed}: {stats:?}");
                 let ends = [stats.oldest, stats.newest].map(|end| end.map(|stored| stored.timestamp));

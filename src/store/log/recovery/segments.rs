@@ -12,7 +12,7 @@ use crate::store::log::disk::{
 use crate::store::log::format::{BLOCK, PartitionId, ROUNDS_AT, Unreadable};
 use crate::store::log::header::SegmentHeader;
 use crate::store::log::history::Sealed;
-use crate::store::log::index::{INDEX_HEADER, Index, STOCKS_HEADER};
+use crate::store::log::index::{INDEX_HEADER, Index, STOCKS_HEADER, Span};
 use crate::store::log::scan::{Damage, scan, scan_sealed};
 use crate::store::log::segment::{Runs, SealedSpan, Segment};
 
@@ -230,7 +230,8 @@ fn scan_segment(
             means,
         }));
     }
-    let spans = found.spans();
+    let mut spans = found.spans();
+    spans.values_mut().for_each(Span::seal);
     report.damaged.extend(found.damage.into_iter().map(|damage| Damaged {
         file,
         damage,
