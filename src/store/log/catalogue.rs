@@ -384,10 +384,10 @@ mod tests {
         let Record::Made(name, life) = made("a", 1) else { unreachable!() };
         let attributes = Attributes::parse_stored(br#"{"a":1}"#).unwrap();
         let record = Record::Made(name, Life { attributes: attributes.clone(), ..life });
-        let (file, place) = whole(&[record.clone()]);
+        let (file, place) = whole(std::slice::from_ref(&record));
         assert!(place.takes_attributes);
         let found = parse(&file).unwrap().records;
-        assert_eq!(found, [record.clone()]);
+        assert_eq!(found, std::slice::from_ref(&record));
         let of = |records: Vec<Record>| merge(records.into_iter()).queues.into_values().next().unwrap();
         assert_eq!(of(found).attributes, attributes);
         assert_eq!(of(vec![record, altered(1, 2, 3, "{}")]).attributes, Attributes::default());
