@@ -24,6 +24,7 @@
 
 pub mod claims;
 mod cost;
+pub mod errand;
 mod fence;
 mod fetch;
 pub mod kafka;
@@ -50,6 +51,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::errand::{Done, Errand, ErrandId};
 use crate::access::Tenants;
 use crate::base::attributes::Attributes;
 use crate::base::batch::{Batch, Fetched};
@@ -453,6 +455,12 @@ pub struct ClaimCounters {
     pub expired: u64,
     /// Messages whose settlement came too late.
     pub lost: u64,
+    /// Messages that were moved to a dead-letter queue.
+    pub dead: u64,
+    /// Messages that were moved back from one.
+    pub redriven: u64,
+    /// Messages that were deleted because they had been moved too often.
+    pub dropped_dead: u64,
     /// Messages that are leased now.
     pub held: u64,
     /// Messages that were given out and are not settled now.
@@ -520,6 +528,14 @@ pub trait Store<T: Asker> {
     fn needs_ticks(&self) -> bool {
         self.counters().stored > 0
     }
+
+    /// Returns the next errand for the shard.
+    fn poll_errand(&mut self) -> Option<Errand> {
+        None
+    }
+
+    /// Handles the answer to an errand.
+    fn handle_done(&mut self, _now: Now, _id: ErrandId, _done: Done) {}
 
     /// Returns the next event.
     fn poll_event(&mut self) -> Option<StoreEvent> {

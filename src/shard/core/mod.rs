@@ -19,6 +19,7 @@
 //! | `routing` | routes commands to the stores, and answers back |
 //! | `queues` | opens, creates and forgets queues; `catalogue` remembers them |
 //! | `deletions` | deletes queues |
+//! | `courier` | moves messages between queues for the store |
 //! | `letter` | the letters between shards |
 //! | `shortage` | the reaction to a shortage of memory |
 //! | `deadlines`, `slab` | deadlines of connections; connections by id |
@@ -34,6 +35,7 @@ mod audit;
 mod authentication;
 mod catalogue;
 mod connection;
+mod courier;
 mod deadlines;
 mod deletions;
 mod drain;
@@ -310,6 +312,7 @@ impl<S: Store<Connections>> Core<S> {
         while let Some(completion) = self.store.poll_completion(now) {
             self.handle_done(now, completion);
         }
+        self.run_errands(now);
         while let Some(event) = self.store.poll_event() {
             match event {
                 StoreEvent::Gone { queue, incarnation } => self.report_gone(queue, incarnation),

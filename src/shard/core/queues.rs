@@ -108,7 +108,12 @@ impl<S: Store<Connections>> Core<S> {
             return;
         }
         // The store may hold a queue that is not in the catalogue. Such a queue is opened despite the limits.
-        let creation = if may_create { self.creation(now, &name.0) } else { Creation::Forbidden };
+        let creation = match may_create {
+            // A dead-letter queue is created whether clients may create queues or not.
+            true if self.settings.auto_create || by.as_errand().is_some() => self.creation(now, &name.0),
+            true => Creation::Off,
+            false => Creation::Forbidden,
+        };
         let create =
             matches!(creation, Creation::Allowed(_)).then(|| NewQueue::plain(self.settings.partitions));
         let queue = self.catalogue.next_id();
@@ -120,9 +125,6 @@ impl<S: Store<Connections>> Core<S> {
 
     /// Returns whether a project may create one more queue, and reserves what that takes.
     fn creation(&mut self, now: Now, project: &Project) -> Creation {
-        if !self.settings.auto_create {
-            return Creation::Off;
-        }
         let permit = self.tenants.get(project, now.mono).take(Use::Queue);
         match permit {
             Ok(permit) => match self.catalogue.reserve() {
@@ -149,7 +151,7 @@ impl<S: Store<Connections>> Core<S> {
         self.tenants.hold_queue(id, permit);
         let Life { incarnation, partitions, signing, attributes } = life;
         let hash = queue_hash(&name.0, &name.1);
-        let policy = self.tenants.policies().add(id, name.1.clone(), attributes.policy());
+        let policy = self.tenants.policies().add(id, name.clone(), attributes.policy());
         self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing, policy })
     }
 
@@ -249,6 +251,14 @@ impl<S: Store<Connections>> Core<S> {
         let id = by.connection;
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
+        if let Some(errand) = by.as_errand() {
+            let (local_partition, has_claims) = (Partition::default(), S::CLAIMS);
+            return self.handle_errand(
+                now,
+                errand,
+                Answer::Opened { result: opened, local_partition, has_claims },
+            );
+        }
         self.with_dirty(now, id, |connection, env| {
             let mut local_partition = Partition::default();
             if let Ok(info) = &opened {

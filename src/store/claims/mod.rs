@@ -18,6 +18,8 @@
 //! | `finds` | messages that are looked for by their offsets |
 //! | `deletion` | deletes messages by their offsets, the oldest ones, and all |
 //! | `limits` | what limited queues hold, and what is dropped beyond a limit |
+//! | `moves` | moves messages to other queues: dead letters, and back |
+//! | `letter` | the headers of moved messages |
 //! | `out` | where a keeper sends what it has decided |
 //! | `inner` | the tokens of requests to the store below |
 //!
@@ -31,8 +33,10 @@ mod finds;
 mod inner;
 mod keeper;
 mod ledger;
+mod letter;
 mod limits;
 mod line;
+mod moves;
 mod notes;
 mod out;
 mod pieces;
@@ -56,6 +60,7 @@ use self::limits::Limits;
 use self::out::Out;
 use self::record::Record;
 use self::stats::stats_of;
+use super::errand::{Done, Errand, ErrandId};
 use super::{
     Asker, ClaimCounters, Completion, Life, Placement, QueueSummary, Request, StateKeeping, Store,
     StoreCounters, StoreEvent, Tail,
@@ -236,8 +241,10 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             }
             Completion::Fetched { token: FetchBy::Client(token, partition, view), result } => {
                 let result = match self.keepers.get(&partition) {
-                    Some(keeper) => result.map(|fetched| shown(keeper, fetched, view)),
-                    None => result,
+                    Some(keeper) if view != View::Stored => {
+                        result.map(|fetched| shown(keeper, fetched, view))
+                    }
+                    _ => result,
                 };
                 Completion::Fetched { token, result }
             }
@@ -312,6 +319,8 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
             Request::Fetch { token, partition, mut from, bytes_max, exclude, view, wait } => {
                 self.learn();
                 match self.keepers.get(&partition) {
+                    // What is stored does not depend on the ledger.
+                    Some(_) if view == View::Stored => {}
                     Some(keeper) if !keeper.is_ready() => {
                         let request =
                             Request::Fetch { token, partition, from, bytes_max, exclude, view, wait };
@@ -426,6 +435,16 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         self.inner.poll_event()
     }
 
+    fn poll_errand(&mut self) -> Option<Errand> {
+        self.out.errands.pop_front()
+    }
+
+    fn handle_done(&mut self, now: Now, id: ErrandId, done: Done) {
+        if let Some(ledger) = self.out.waiting.remove(&id) {
+            self.with_ledger(ledger, |keeper, out| keeper.handle_done(now, id, done, out));
+        }
+    }
+
     fn forget(&mut self, queue: QueueId, incarnation: u64) {
         self.inner.forget(queue, incarnation);
         let gone: Vec<PartitionKey> = self.keepers.keys().filter(|key| key.queue == queue).copied().collect();
@@ -461,6 +480,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     fn count_for(&mut self, tenants: &Arc<Tenants>) {
         self.inner.count_for(tenants);
         self.limits.watch(tenants);
+        self.out.tenants = Some(tenants.clone());
     }
 
     fn counters(&self) -> StoreCounters {

@@ -25,7 +25,7 @@ const CLIENTS: u128 = 3;
 const TTL: u32 = 10;
 
 /// Where a store lives, and what can happen to it.
-trait Ground {
+pub(super) trait Ground {
     type Store: Store<Inner<u64>>;
 
     fn start(&mut self, now: Now) -> Self::Store;
@@ -37,7 +37,7 @@ trait Ground {
     fn crash(&mut self, random: &mut Random) -> bool;
 }
 
-struct InMemory;
+pub(super) struct InMemory;
 
 impl Ground for InMemory {
     type Store = Memory<Inner<u64>>;
@@ -55,14 +55,14 @@ impl Ground for InMemory {
     }
 }
 
-struct OnDisk {
-    disk: Simulated,
+pub(super) struct OnDisk {
+    pub(super) disk: Simulated,
     boot: u128,
     config: log::Settings,
 }
 
 impl OnDisk {
-    fn new(seed: u64, tail_bytes: usize) -> Self {
+    pub(super) fn new(seed: u64, tail_bytes: usize) -> Self {
         let config = log::Settings {
             segment_bytes: 64 << 10,
             tail_bytes,
