@@ -7,6 +7,7 @@
 
 mod authentication;
 mod deletions;
+mod letters;
 #[path = "../common/random.rs"]
 mod random;
 mod roster;
