@@ -529,6 +529,17 @@ pub trait Store<T: Asker> {
         self.counters().stored > 0
     }
 
+    /// Keeps everything that an earlier run may have released, until [`Self::handle_certain`].
+    fn hold_releases(&mut self) {}
+
+    /// Returns whether it is not known yet which of the messages that an earlier run was moving have their copies.
+    fn has_doubts(&mut self) -> bool {
+        false
+    }
+
+    /// Handles that no shard has doubts any more: what was held can be released.
+    fn handle_certain(&mut self) {}
+
     /// Returns the next errand for the shard.
     fn poll_errand(&mut self) -> Option<Errand> {
         None

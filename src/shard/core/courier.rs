@@ -26,6 +26,26 @@ impl Asking {
 }
 
 impl<S: Store<Connections>> Core<S> {
+    /// Tells all shards once the store has no doubts.
+    pub(super) fn tell_certain(&mut self) {
+        if self.is_certain || self.store.has_doubts() {
+            return;
+        }
+        self.is_certain = true;
+        for shard in (0..self.shards).filter(|shard| *shard != self.shard) {
+            self.outboxes[usize::from(shard)].push(Letter::Certain);
+        }
+        self.handle_certain();
+    }
+
+    /// Handles that one more shard has no doubts.
+    pub(super) fn handle_certain(&mut self) {
+        self.shards_certain += 1;
+        if self.shards_certain == self.shards {
+            self.store.handle_certain();
+        }
+    }
+
     /// Does what the store asks for.
     pub(super) fn run_errands(&mut self, now: Now) {
         while let Some(Errand { id, what }) = self.store.poll_errand() {

@@ -168,6 +168,8 @@ pub enum Letter {
         /// The id of the queue.
         queue: QueueId,
     },
+    /// The sender's store has no doubts about messages that an earlier run was moving.
+    Certain,
     /// The server drains, and the sender has answered all its producers.
     ProducersDrained,
 }

@@ -159,6 +159,9 @@ pub struct Core<S> {
     drain: Drain,
     /// The number of shards whose producers have all their answers.
     shards_done: u16,
+    /// The number of shards whose stores have no doubts about an earlier run, and whether this one is among them.
+    shards_certain: u16,
+    is_certain: bool,
     counters: CoreCounters,
     regulator: Regulator,
     refused_headers: RefusedHeaders,
@@ -205,13 +208,17 @@ impl<S: Store<Connections>> Core<S> {
             notes: Framed::default(),
             drain: Drain::No,
             shards_done: 0,
+            shards_certain: 0,
+            is_certain: false,
             counters: CoreCounters::default(),
             regulator,
             refused_headers: RefusedHeaders::default(),
             authentication: None,
             latency: Recorder::default(),
         };
+        core.store.hold_releases();
         core.adopt_queues();
+        core.tell_certain();
         core
     }
 
@@ -351,6 +358,7 @@ impl<S: Store<Connections>> Core<S> {
                 }
             }
             Letter::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
+            Letter::Certain => self.handle_certain(),
             Letter::ProducersDrained => self.shards_done += 1,
         }
     }
@@ -493,6 +501,7 @@ impl<S: Store<Connections>> Core<S> {
         self.evict(now);
         if self.tick_due <= now.mono {
             self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);
+            self.tell_certain();
         }
     }
 

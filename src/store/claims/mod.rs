@@ -99,6 +99,8 @@ pub struct Ledgers<S, T: Asker> {
     /// What the ledgers have decided, until it is passed on.
     out: Out<T>,
     limits: Limits,
+    /// What is released once no shard has doubts. `None` if nothing is held any more.
+    held: Option<HashMap<PartitionKey, Offset>>,
     tick_due: Millis,
     /// When the store below wants to be called.
     inner_due: Millis,
@@ -113,6 +115,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             dirty: Vec::new(),
             out: Out::new(S::STATE == StateKeeping::Durable),
             limits: Limits::default(),
+            held: None,
             tick_due: Millis::ZERO,
             inner_due: Millis::ZERO,
         }
@@ -212,7 +215,13 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             }
         }
         for (partition, below) in self.out.releases.drain(..) {
-            self.inner.release(partition, below);
+            match &mut self.held {
+                Some(held) => {
+                    let held = held.entry(partition).or_default();
+                    *held = below.max(*held);
+                }
+                None => self.inner.release(partition, below),
+            }
         }
         while let Some(request) = self.out.requests.pop_front() {
             if let Err(request) = self.inner.submit(now, request) {
@@ -435,6 +444,23 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         self.inner.poll_event()
     }
 
+    fn hold_releases(&mut self) {
+        if S::STATE == StateKeeping::Durable {
+            self.held.get_or_insert_default();
+        }
+    }
+
+    fn has_doubts(&mut self) -> bool {
+        self.learn();
+        self.keepers.values().any(Keeper::has_doubt)
+    }
+
+    fn handle_certain(&mut self) {
+        for (partition, below) in self.held.take().unwrap_or_default() {
+            self.inner.release(partition, below);
+        }
+    }
+
     fn poll_errand(&mut self) -> Option<Errand> {
         self.out.errands.pop_front()
     }
@@ -449,6 +475,9 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         self.inner.forget(queue, incarnation);
         let gone: Vec<PartitionKey> = self.keepers.keys().filter(|key| key.queue == queue).copied().collect();
         gone.into_iter().for_each(|partition| self.close(partition));
+        if let Some(held) = &mut self.held {
+            held.retain(|partition, _| partition.queue != queue);
+        }
         self.limits.forget(queue);
     }
 

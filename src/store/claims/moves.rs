@@ -6,6 +6,9 @@
 //! From the first note on, the messages are not given out any more. A copy bears the name of its move. After a restart or
 //! a failure with an aim, the copies are looked for from there on, and only those that are missing are appended. So a
 //! copy is durable before its source is settled, and there once. A ledger does one step of one move at a time.
+//!
+//! A copy that was claimed and acknowledged is found, too, as long as the store below has it. So after a restart no shard
+//! releases anything until no shard has such a search before it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -111,6 +114,12 @@ impl Moves {
 }
 
 impl<T: Asker> Keeper<T> {
+    /// Returns whether copies of an earlier run may have to be looked for.
+    pub(super) fn has_doubt(&self) -> bool {
+        let is_aimed = || self.ledger.first_move().is_some_and(|(_, moving)| moving.aim.is_some());
+        !self.is_ready() || !self.moves.is_sure && is_aimed()
+    }
+
     /// Returns the name and the policy of the queue, if they are known.
     fn queue(&mut self, out: &Out<T>) -> Option<(FullName, Arc<Policy>)> {
         if self.moves.queue.is_none() {

@@ -1,7 +1,7 @@
 //! Dead letters around real stores, with a shard that is slow, fails, and forgets everything at a crash. Each message that
 //! leaves its queue unacknowledged has exactly one copy.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::stores::{Ground, InMemory, OnDisk};
@@ -44,11 +44,12 @@ struct Message {
 #[derive(Debug)]
 enum Asked {
     Produce(u64),
-    Claim,
+    Claim(QueueId, Partition),
     Settle(Option<u64>),
+    SettleDead,
     Open(Option<ErrandId>, QueueId),
     Errand(ErrandId),
-    /// The store does what was asked, and nobody hears of it.
+    /// The server crashes when the store has done what was asked.
     Lost(ErrandId),
     Manage,
     Read,
@@ -71,6 +72,8 @@ struct Post<G: Ground> {
     /// The leased messages: lease, offset, number, until when.
     leased: Vec<(LeaseId, Offset, u64, Millis)>,
     read: Vec<(Offset, u64, Vec<u8>)>,
+    /// The dead letters that a worker was given, and where they lay. It acknowledges them at once.
+    seen: BTreeSet<(u64, Partition, Offset)>,
     /// Where to read on, unless that was all.
     read_next: Option<Offset>,
     managed: Option<Result<Managed, StoreFault>>,
@@ -97,6 +100,7 @@ impl<G: Ground> Post<G> {
             messages: BTreeMap::new(),
             leased: Vec::new(),
             read: Vec::new(),
+            seen: BTreeSet::new(),
             read_next: None,
             managed: None,
             policy: Policy { dead_queue, claims_max: Some(CLAIMS_MAX), ..Policy::default() },
@@ -107,6 +111,7 @@ impl<G: Ground> Post<G> {
 
     fn begin(&mut self) {
         self.store.count_for(&self.tenants.clone());
+        self.store.hold_releases();
         self.open(JOBS);
     }
 
@@ -149,6 +154,9 @@ impl<G: Ground> Post<G> {
         self.now = Now::at_ms(self.now.mono.get() + by.get(), self.now.unix.get() + by.get());
         self.store.handle_tick(self.now);
         self.poll();
+        if !self.store.has_doubts() {
+            self.store.handle_certain();
+        }
     }
 
     fn poll(&mut self) {
@@ -169,12 +177,30 @@ impl<G: Ground> Post<G> {
             Completion::Watched { .. } => return,
             of => *token_of(of),
         };
-        let asked = self.asked.remove(&token).unwrap();
+        // A crash forgets what was asked before.
+        let Some(asked) = self.asked.remove(&token) else { return };
         match (asked, completion) {
             (Asked::Produce(number), Completion::Appended { result, .. }) => {
                 self.messages.get_mut(&number).unwrap().is_stored = result.is_ok();
             }
-            (Asked::Claim, Completion::Claimed { result, .. }) => {
+            (Asked::SettleDead, Completion::Settled { .. }) => {}
+            (Asked::Claim(DEAD, partition), Completion::Claimed { result, .. }) => {
+                let Ok(Some(grant)) = result else { return };
+                for run in &grant.runs {
+                    let offsets = run.offsets.start.following(run.offsets.end.since(run.offsets.start));
+                    let mut position = run.record;
+                    for offset in offsets {
+                        let (next, record) = run.stored.batch.record_at(position).unwrap();
+                        position = next;
+                        self.seen.insert((number_of(record.payload), partition, offset));
+                    }
+                }
+                let (client, leases) = (ClientId::from(1), Leases::One(grant.lease));
+                let settlements = vec![Settlement { client, leases, offsets: vec![], what: Settle::Ack }];
+                let partition = PartitionKey { queue: DEAD, partition };
+                self.submit(Asked::SettleDead, |token| Request::Settle { token, partition, settlements });
+            }
+            (Asked::Claim(..), Completion::Claimed { result, .. }) => {
                 let Ok(Some(grant)) = result else { return };
                 for run in &grant.runs {
                     assert!(run.count <= CLAIMS_MAX, "seed {}: given out {} times", self.seed, run.count);
@@ -207,9 +233,11 @@ impl<G: Ground> Post<G> {
             (Asked::Errand(id), Completion::Appended { result, .. }) => {
                 self.store.handle_done(self.now, id, Done::Appended(result));
             }
-            (Asked::Lost(id), Completion::Appended { .. }) => {
-                let fault = Err(StoreFault::Unavailable("the answer is lost"));
-                self.store.handle_done(self.now, id, Done::Appended(fault));
+            (Asked::Lost(id), Completion::Appended { result, .. }) => {
+                // Only a crash loses an answer.
+                if !self.crash() {
+                    self.store.handle_done(self.now, id, Done::Appended(result));
+                }
             }
             (Asked::Manage, Completion::Managed { result, .. }) => self.managed = Some(result),
             (Asked::Read, Completion::Fetched { result, .. }) => {
@@ -294,8 +322,10 @@ impl<G: Ground> Post<G> {
     fn claim(&mut self, of: QueueId) {
         let terms = Terms { client: ClientId::from(1), ttl_secs: 3, grace_secs: 0 };
         let messages_max = 1 + self.random.below(4) as u32;
-        let partition = PartitionKey { queue: of, partition: Partition(0) };
-        self.submit(Asked::Claim, |token| Request::Claim {
+        let partition = Partition(if of == DEAD { self.random.below(2) as u16 } else { 0 });
+        let asked = Asked::Claim(of, partition);
+        let partition = PartitionKey { queue: of, partition };
+        self.submit(asked, |token| Request::Claim {
             token,
             worker: Worker(1),
             partition,
@@ -335,10 +365,11 @@ impl<G: Ground> Post<G> {
         panic!("seed {}: no answer", self.seed);
     }
 
-    fn crash(&mut self) {
+    /// Ends the server without a warning, and starts it again. Returns false if the store cannot survive that.
+    fn crash(&mut self) -> bool {
         let Self { ground, random, .. } = self;
         if !ground.crash(random) {
-            return;
+            return false;
         }
         self.asked.clear();
         self.errands.clear();
@@ -347,6 +378,7 @@ impl<G: Ground> Post<G> {
         self.tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         self.store = Ledgers::new(self.ground.start(self.now));
         self.begin();
+        true
     }
 
     fn act(&mut self) {
@@ -357,7 +389,10 @@ impl<G: Ground> Post<G> {
             11 | 12 => self.settle(Settle::Reject),
             13 => self.settle(Settle::Release(Some(0))),
             14..=17 => self.run_errand(),
-            18 if self.random.one_in(6) => self.crash(),
+            18 if self.random.one_in(6) => {
+                self.crash();
+            }
+            18 if self.queues.contains_key(&DEAD) => self.claim(DEAD),
             19 => {
                 let by = Millis::new(self.random.below(2_000) as u64);
                 self.pass(by);
@@ -422,7 +457,13 @@ impl<G: Ground> Post<G> {
             self.content(JOBS, View::Unclaimed).into_iter().map(|(number, _)| number).collect();
         let dead = self.content(DEAD, View::Stored);
         let count = |of: &[u64], number: u64| of.iter().filter(|other| **other == number).count();
-        let there: Vec<u64> = dead.iter().map(|(number, _)| *number).collect();
+        // Those that were acknowledged there may be stored or not.
+        let mut there: BTreeSet<_> = self.seen.clone();
+        there.extend(self.read.iter().map(|(offset, number, _)| {
+            let partition = self.seen.iter().find(|(of, _, at)| (of, at) == (number, offset));
+            (*number, partition.map_or(Partition(9), |(_, partition, _)| *partition), *offset)
+        }));
+        let there: Vec<u64> = there.into_iter().map(|(number, ..)| number).collect();
         for (number, message) in &self.messages {
             let (here, there) = (count(&here, *number), count(&there, *number));
             assert!(here + there <= 1, "seed {seed}: {number} is here {here} times and dead {there} times");
@@ -443,7 +484,7 @@ impl<G: Ground> Post<G> {
             let reason = value("millstream-dead-reason");
             assert!(["rejected", "max_claim_count"].contains(&&reason[..]), "{reason}");
         }
-        dead.len()
+        dead.len() + self.seen.len()
     }
 
     fn counters(&self) -> ClaimCounters {
