@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::names::QueueName;
+use super::names::FullName;
 use super::policy::{LivePolicy, Policy};
 use super::queue::QueueId;
 
@@ -12,14 +12,14 @@ use super::queue::QueueId;
 /// created or deleted, or a shard first uses a partition of it.
 #[derive(Debug, Default)]
 pub struct Policies {
-    of: Mutex<HashMap<QueueId, (QueueName, Arc<LivePolicy>)>>,
+    of: Mutex<HashMap<QueueId, (FullName, Arc<LivePolicy>)>>,
     /// The number of queues that were added since the start.
     added: AtomicU64,
 }
 
 impl Policies {
     /// Adds a queue. Returns its policy.
-    pub fn add(&self, queue: QueueId, name: QueueName, policy: Policy) -> Arc<LivePolicy> {
+    pub fn add(&self, queue: QueueId, name: FullName, policy: Policy) -> Arc<LivePolicy> {
         let live = Arc::new(LivePolicy::new(policy));
         self.lock().insert(queue, (name, live.clone()));
         self.added.fetch_add(1, Ordering::Release);
@@ -32,7 +32,7 @@ impl Policies {
     }
 
     /// Returns the name and the policy of a queue.
-    pub fn get(&self, queue: QueueId) -> Option<(QueueName, Arc<LivePolicy>)> {
+    pub fn get(&self, queue: QueueId) -> Option<(FullName, Arc<LivePolicy>)> {
         self.lock().get(&queue).cloned()
     }
 
@@ -49,7 +49,7 @@ impl Policies {
         limited.map(|(queue, (_, policy))| (*queue, policy.clone())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<QueueId, (QueueName, Arc<LivePolicy>)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueId, (FullName, Arc<LivePolicy>)>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -57,12 +57,13 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::names::{Project, QueueName};
 
     #[test]
     fn a_change_reaches_those_who_share_the_policy() {
         let policies = Policies::default();
         let queue = QueueId::new(0, 1);
-        let name = QueueName::parse("q").unwrap();
+        let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
         let live = policies.add(queue, name.clone(), Policy { ttl_secs: Some(60), ..Policy::default() });
         let (of, other) = policies.get(queue).unwrap();
         assert_eq!((of, other.ttl_secs(), other.is_limited()), (name, Some(60), false));

@@ -25,6 +25,7 @@
 
 pub mod claims;
 mod cost;
+pub mod errand;
 mod fence;
 mod fetch;
 pub mod kafka;
@@ -53,6 +54,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::errand::{Done, Errand, ErrandId};
 use crate::access::Tenants;
 use crate::base::attributes::Attributes;
 use crate::base::batch::{Batch, Fetched};
@@ -456,6 +458,12 @@ pub struct ClaimCounters {
     pub expired: u64,
     /// Messages whose settlement came too late.
     pub lost: u64,
+    /// Messages that were moved to a dead-letter queue.
+    pub dead: u64,
+    /// Messages that were moved back from one.
+    pub redriven: u64,
+    /// Messages that were deleted because they had been moved too often.
+    pub dropped_dead: u64,
     /// Messages that are leased now.
     pub held: u64,
     /// Messages that were given out and are not settled now.
@@ -523,6 +531,25 @@ pub trait Store<T: Asker> {
     fn needs_ticks(&self) -> bool {
         self.counters().stored > 0
     }
+
+    /// Keeps everything that an earlier run may have released, until [`Self::handle_certain`].
+    fn hold_releases(&mut self) {}
+
+    /// Returns whether it is not known yet which of the messages that an earlier run was moving have their copies.
+    fn has_doubts(&mut self) -> bool {
+        false
+    }
+
+    /// Handles that no shard has doubts any more: what was held can be released.
+    fn handle_certain(&mut self) {}
+
+    /// Returns the next errand for the shard.
+    fn poll_errand(&mut self) -> Option<Errand> {
+        None
+    }
+
+    /// Handles the answer to an errand.
+    fn handle_done(&mut self, _now: Now, _id: ErrandId, _done: Done) {}
 
     /// Returns the next event.
     fn poll_event(&mut self) -> Option<StoreEvent> {

@@ -116,7 +116,7 @@ impl<D: Directory> Offline<D> {
         let Life { incarnation, partitions, signing, attributes } = life;
         let tenant = self.tenants.get(&name.0, Millis::ZERO);
         self.tenants.hold_queue(queue, tenant.hold(Use::Queue));
-        let policy = self.tenants.policies().add(queue, name.1.clone(), attributes.policy());
+        let policy = self.tenants.policies().add(queue, name.clone(), attributes.policy());
         let hash = queue_hash(&name.0, &name.1);
         Ok((is_new, QueueInfo { id: queue, incarnation, partitions, hash, signing, policy }, attributes))
     }

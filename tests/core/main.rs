@@ -8,6 +8,7 @@
 mod alterations;
 mod authentication;
 mod deletions;
+mod letters;
 #[path = "../common/random.rs"]
 mod random;
 mod roster;

@@ -173,6 +173,8 @@ pub enum Letter {
         /// How many it has.
         partitions: u16,
     },
+    /// The sender's store has no doubts about messages that an earlier run was moving.
+    Certain,
     /// The server drains, and the sender has answered all its producers.
     ProducersDrained,
 }

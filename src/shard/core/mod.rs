@@ -22,6 +22,7 @@
 //! | `deletions` | deletes queues |
 //! | `alterations` | describes, creates and alters queues for the operator; `wishes`: what is asked and answered |
 //! | `desk` | the operator's requests about messages |
+//! | `courier` | moves messages between queues for the store |
 //! | `letter` | the letters between shards |
 //! | `shortage` | the reaction to a shortage of memory |
 //! | `deadlines`, `slab` | deadlines of connections; connections by id |
@@ -39,6 +40,7 @@ mod authentication;
 mod catalogue;
 mod changes;
 mod connection;
+mod courier;
 mod deadlines;
 mod deletions;
 mod desk;
@@ -173,6 +175,9 @@ pub struct Core<S> {
     drain: Drain,
     /// The number of shards whose producers have all their answers.
     shards_done: u16,
+    /// The number of shards whose stores have no doubts about an earlier run, and whether this one is among them.
+    shards_certain: u16,
+    is_certain: bool,
     counters: CoreCounters,
     regulator: Regulator,
     refused_headers: RefusedHeaders,
@@ -222,13 +227,17 @@ impl<S: Store<Connections>> Core<S> {
             notes: Framed::default(),
             drain: Drain::No,
             shards_done: 0,
+            shards_certain: 0,
+            is_certain: false,
             counters: CoreCounters::default(),
             regulator,
             refused_headers: RefusedHeaders::default(),
             authentication: None,
             latency: Recorder::default(),
         };
+        core.store.hold_releases();
         core.adopt_queues();
+        core.tell_certain();
         core
     }
 
@@ -329,6 +338,7 @@ impl<S: Store<Connections>> Core<S> {
         while let Some(completion) = self.store.poll_completion(now) {
             self.handle_done(now, completion);
         }
+        self.run_errands(now);
         while let Some(event) = self.store.poll_event() {
             match event {
                 StoreEvent::Gone { queue, incarnation } => self.report_gone(queue, incarnation),
@@ -368,6 +378,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             Letter::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
             Letter::Grown { queue, partitions } => self.grow(now, queue, partitions),
+            Letter::Certain => self.handle_certain(),
             Letter::ProducersDrained => self.shards_done += 1,
         }
     }
@@ -510,6 +521,7 @@ impl<S: Store<Connections>> Core<S> {
         self.evict(now);
         if self.tick_due <= now.mono {
             self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);
+            self.tell_certain();
         }
     }
 

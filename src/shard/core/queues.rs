@@ -120,7 +120,8 @@ impl<S: Store<Connections>> Core<S> {
         }
         // The store may hold a queue that is not in the catalogue. Such a queue is opened despite the limits.
         let creation = match may_create {
-            true if self.settings.auto_create => self.creation(now, &name.0),
+            // A dead-letter queue is created whether clients may create queues or not.
+            true if self.settings.auto_create || by.as_errand().is_some() => self.creation(now, &name.0),
             true => Creation::Off,
             false => Creation::Forbidden,
         };
@@ -177,7 +178,7 @@ impl<S: Store<Connections>> Core<S> {
         self.tenants.hold_queue(id, permit);
         let Life { incarnation, partitions, signing, attributes } = life;
         let hash = queue_hash(&name.0, &name.1);
-        let policy = self.tenants.policies().add(id, name.1.clone(), attributes.policy());
+        let policy = self.tenants.policies().add(id, name.clone(), attributes.policy());
         self.catalogue.set_attributes(id, attributes);
         self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing, policy })
     }
@@ -333,6 +334,14 @@ impl<S: Store<Connections>> Core<S> {
         let id = by.connection;
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
+        if let Some(errand) = by.as_errand() {
+            let (local_partition, has_claims) = (Partition::default(), S::CLAIMS);
+            return self.handle_errand(
+                now,
+                errand,
+                Answer::Opened { result: opened, local_partition, has_claims },
+            );
+        }
         self.with_dirty(now, id, |connection, env| {
             let mut local_partition = Partition::default();
             if let Ok(info) = &opened {

@@ -183,8 +183,12 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Appended { token, result } => {
                 // Released on completion, even if the connection is closed.
                 self.budget.release(token.reserved);
-                let committed = result.is_ok().then(|| (token.reserved as u64, now.since_ns(token.sent_ns)));
-                self.regulator.handle_answered(now, committed);
+                // What the store moves by itself is no producer's.
+                if token.by.as_errand().is_none() {
+                    let committed =
+                        result.is_ok().then(|| (token.reserved as u64, now.since_ns(token.sent_ns)));
+                    self.regulator.handle_answered(now, committed);
+                }
                 (token.by, Answer::Appended { sequence: token.sequence, result })
             }
             Completion::Fetched { token, result } => {
@@ -209,6 +213,9 @@ impl<S: Store<Connections>> Core<S> {
             | Completion::Altered { .. }
             | Completion::Managed { .. } => return,
         };
+        if let Some(id) = by.as_errand() {
+            return self.handle_errand(now, id, answer);
+        }
         self.with_dirty(now, by.connection, |connection, env| {
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));
         });

@@ -14,8 +14,12 @@ use crate::base::claim::Granted;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Managed, Only, Removed};
+use crate::base::names::QueueName;
 use crate::base::units::Offset;
 use crate::store::{Asker, Completion, Portion, Store};
+
+/// What a client reads that wants to move messages to where they are.
+pub const OWN_QUEUE: &str = "messages cannot be moved to their own queue";
 
 /// What a client reads whose deletion would leave too many gaps.
 pub const TOO_SCATTERED: &str = "too many messages between deleted ones are left in this partition; process or delete the oldest ones first";
@@ -52,10 +56,10 @@ impl<T: Asker> Keeper<T> {
                 let answer = Managed::Purged(self.purge(now, store, out));
                 self.notes.answer(Answer::Managed { token, answer });
             }
-            Manage::Redrive { .. } => {
-                let result = Err(StoreFault::Unsupported("this server cannot do that yet"));
-                out.completions.push_back(Completion::Managed { token, result });
-            }
+            Manage::Redrive { to } => match self.redrive_all(now, to, store, out) {
+                Ok(moving) => self.notes.answer(Answer::Managed { token, answer: Managed::Redriven(moving) }),
+                Err(fault) => out.completions.push_back(Completion::Managed { token, result: Err(fault) }),
+            },
         }
     }
 
@@ -133,6 +137,34 @@ impl<T: Asker> Keeper<T> {
         }
         self.delete(now, passed, deleted, out);
         Ok(removed)
+    }
+
+    /// Moves all messages that can be claimed now to another queue. Returns how many are being moved.
+    fn redrive_all(
+        &mut self,
+        now: Now,
+        to: Option<QueueName>,
+        store: &mut impl Store<Inner<T>>,
+        out: &mut Out<T>,
+    ) -> Result<u64, StoreFault> {
+        if to.as_ref().is_some_and(|to| self.is_named(to, out)) {
+            return Err(StoreFault::Unsupported(OWN_QUEUE));
+        }
+        out.counters.expired += self.ledger.expire(now.mono);
+        self.ledger.end_lives(now);
+        let (next, mut portions) = (self.ledger.next(), Vec::new());
+        store.each_portion(self.id.partition, next..Offset(u64::MAX), &mut |portion| portions.push(portion));
+        if let Some(end) = portions.last().map(|last: &Portion| last.end) {
+            let pieces = passed(now, &portions, next..end);
+            if self.ledger.pieces().len() + pieces.len() > PIECES_MAX {
+                return Err(StoreFault::Unavailable(TOO_SCATTERED));
+            }
+            if !pieces.is_empty() {
+                self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
+                self.ahead.skip(next, self.ledger.next());
+            }
+        }
+        Ok(self.redrive(now, to, out))
     }
 
     /// Returns what becomes of a message that was given out or passed over, if it is to be deleted.

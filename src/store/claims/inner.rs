@@ -53,6 +53,8 @@ pub enum Purpose {
     Again,
     /// The oldest unsettled message.
     Oldest,
+    /// Messages that are to be moved.
+    Move,
     /// The time at which this message was stored.
     At(Offset),
     /// Messages that the request with this number wants.

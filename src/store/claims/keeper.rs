@@ -15,6 +15,7 @@ use super::finds::Finds;
 use super::inner::{FetchBy, Inner, LedgerId, Purpose, state_of};
 use super::ledger::{Ledger, PIECES_MAX, messages};
 use super::line::{Line, Watcher};
+use super::moves::Moves;
 use super::notes::{Answer, Notes};
 use super::out::Out;
 use super::record::{self, Record};
@@ -119,6 +120,8 @@ pub(super) struct Keeper<T: Asker> {
     pub(super) stats: StatsAsked<T>,
     /// Requests for single messages.
     pub(super) finds: Finds<T>,
+    /// The moves of messages to other queues.
+    pub(super) moves: Moves,
     /// Whether a recall may have left pieces of which neither the expiry nor the size is known.
     has_unknown: bool,
     /// Whether the store was told to keep messages of the partition.
@@ -149,6 +152,7 @@ impl<T: Asker> Keeper<T> {
             oldest: Oldest::default(),
             stats: StatsAsked::default(),
             finds: Finds::default(),
+            moves: Moves::default(),
             has_unknown: false,
             has_pins: has_notes,
             is_dirty: false,
@@ -253,7 +257,14 @@ impl<T: Asker> Keeper<T> {
             offsets.truncate(LOST_MAX - told);
             told += offsets.len();
             for record in records {
-                self.apply(now, record, &mut out.counters);
+                match &record {
+                    Record::Settle { what: Settle::Reject, offsets, .. }
+                        if self.move_rejected(now, offsets, out) =>
+                    {
+                        out.counters.rejected += messages(offsets);
+                    }
+                    _ => self.apply(now, record, &mut out.counters),
+                }
             }
             if !offsets.is_empty() {
                 out.counters.lost += messages(&offsets);
@@ -327,6 +338,9 @@ impl<T: Asker> Keeper<T> {
             | Record::Gone { .. }
             | Record::Delete { .. }
             | Record::Purge { .. }
+            | Record::Move { .. }
+            | Record::Aim { .. }
+            | Record::Stay { .. }
             | Record::Snapshot(_) => {}
         }
         self.ledger.apply(now, &record);
@@ -341,6 +355,7 @@ impl<T: Asker> Keeper<T> {
         }
         self.is_crowded = out.is_crowded;
         out.counters.expired += self.ledger.expire(now.mono);
+        self.move_worn(now, out);
         while let Some(ask) = self.asks.front() {
             if let By::Pop { token } = ask.by {
                 let room = ask.room;
@@ -364,10 +379,15 @@ impl<T: Asker> Keeper<T> {
         self.tell(now, out);
         self.read_ahead(out);
         self.ahead.forget_end();
+        self.advance_moves(now, out);
         if self.notes.wants_snapshot() {
             self.notes.add_snapshot(self.ledger.snapshot(now));
         }
         self.notes.send(self.ledger.floor(), out);
+        // Without notes, what was decided is as durable as it gets.
+        if !out.is_durable {
+            self.advance_moves(now, out);
+        }
     }
 
     fn grant(
@@ -527,6 +547,7 @@ impl<T: Asker> Keeper<T> {
         }
         match (purpose, result) {
             (Purpose::Recall, result) => self.handle_recalled(now, result, out),
+            (Purpose::Move, result) => self.handle_move_read(now, result, out),
             (Purpose::Ahead, Ok(_)) if !self.is_wanted() => self.ahead = Ahead::new(self.ledger.next()),
             (Purpose::Ahead, Ok(fetched)) => self.ahead.handle(fetched, self.ledger.next()),
             (Purpose::Again, Ok(fetched)) => {
@@ -632,6 +653,7 @@ impl<T: Asker> Keeper<T> {
         self.former.get_or_insert_with(|| Box::new(dropped));
         self.oldest.is_asked = false;
         self.stage = RECALL;
+        self.moves.reset();
         self.cancel_ahead(out);
         (self.again, self.ahead) = (Again::No, Ahead::new(Offset::ZERO));
         self.fail_asks(fault, out);
@@ -662,7 +684,8 @@ impl<T: Asker> Keeper<T> {
 
     /// Returns when the next lease or delay ends.
     pub(super) fn next_timer(&self) -> Option<Millis> {
-        self.ledger.pieces().next_timer()
+        let next_try = self.ledger.first_move().and_then(|_| self.moves.next_try());
+        self.ledger.pieces().next_timer().into_iter().chain(next_try).min()
     }
 
     /// Handles the passing of time.

@@ -4,12 +4,12 @@
 //! same records in the same order. That a lease has ended is no record: the time tells. Its messages keep their
 //! lease until they are given out again, so a late settlement still counts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::ahead::Kept;
 use super::pieces::{Phase, Piece, Pieces};
-use super::record::{Given, Passed, Record, Snapshot, WrittenPhase, WrittenPiece};
+use super::record::{Aim, Given, Move, Passed, Record, Snapshot, WrittenPhase, WrittenPiece};
 use crate::base::claim::{Claimed, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
 use crate::base::hidden::Hidden;
@@ -56,6 +56,18 @@ pub(super) struct Ledger {
     leases: HashMap<LeaseId, Lease>,
     /// The last lease that was made.
     sequence: u64,
+    /// The moves of messages to other queues that are not done, by number.
+    moves: BTreeMap<u64, Moving>,
+}
+
+/// A move that is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Moving {
+    pub of: Move,
+    /// Where it has begun.
+    pub aim: Option<Aim>,
+    /// The number of messages that are left.
+    left: u64,
 }
 
 impl Ledger {
@@ -261,6 +273,33 @@ impl Ledger {
                 self.take(Offset::ZERO..*through, |_| true);
                 self.next = self.next.max(*through);
             }
+            Record::Move { number, of, offsets } => {
+                let taken: Vec<_> =
+                    offsets.iter().flat_map(|range| self.take(range.clone(), |_| true)).collect();
+                if !taken.is_empty() {
+                    let new = || Moving { of: of.clone(), aim: None, left: 0 };
+                    let moving = self.moves.entry(*number).or_insert_with(new);
+                    for (first, piece) in taken {
+                        moving.left += u64::from(piece.length);
+                        let (lease, phase) = (LeaseId(0), Phase::Moving(*number));
+                        self.pieces.insert(first, Piece { lease, phase, is_over: false, ..piece });
+                    }
+                }
+            }
+            Record::Aim { number, aim } => {
+                if let Some(moving) = self.moves.get_mut(number) {
+                    moving.aim = Some(aim.clone());
+                }
+            }
+            Record::Stay { offsets } => {
+                for range in offsets {
+                    for (first, piece) in
+                        self.take(range.clone(), |piece| matches!(piece.phase, Phase::Moving(_)))
+                    {
+                        self.pieces.insert(first, Piece { phase: Phase::Free, ..piece });
+                    }
+                }
+            }
             Record::Snapshot(snapshot) => *self = Self::restore(now, snapshot),
         }
     }
@@ -308,6 +347,9 @@ impl Ledger {
     fn take(&mut self, range: Range<Offset>, is_meant: impl Fn(&Piece) -> bool) -> Vec<(Offset, Piece)> {
         let taken = self.pieces.take(range, is_meant);
         for (_, piece) in &taken {
+            if let Phase::Moving(number) = piece.phase {
+                self.count_moved(number, piece.length.into());
+            }
             let Some(lease) = self.leases.get_mut(&piece.lease) else { continue };
             lease.unsettled = lease.unsettled.saturating_sub(u64::from(piece.length));
             if lease.unsettled == 0 {
@@ -315,6 +357,47 @@ impl Ledger {
             }
         }
         taken
+    }
+
+    /// Counts messages that are no longer being moved.
+    fn count_moved(&mut self, number: u64, messages: u64) {
+        if let Some(moving) = self.moves.get_mut(&number) {
+            moving.left = moving.left.saturating_sub(messages);
+            if moving.left == 0 {
+                self.moves.remove(&number);
+            }
+        }
+    }
+
+    /// Returns the first move that is not done, and its number.
+    pub(super) fn first_move(&self) -> Option<(u64, &Moving)> {
+        self.moves.first_key_value().map(|(number, moving)| (*number, moving))
+    }
+
+    /// Returns the last move that is not done, and its number.
+    pub(super) fn last_move(&self) -> Option<(u64, &Moving)> {
+        self.moves.last_key_value().map(|(number, moving)| (*number, moving))
+    }
+
+    /// Returns a move that is not done.
+    pub(super) fn moving(&self, number: u64) -> Option<&Moving> {
+        self.moves.get(&number)
+    }
+
+    /// Returns the number of messages that are being moved.
+    pub(super) fn moving_messages(&self) -> u64 {
+        self.moves.values().map(|moving| moving.left).sum()
+    }
+
+    /// Returns the number for another move.
+    pub(super) fn next_move(&self) -> u64 {
+        self.moves.last_key_value().map_or(1, |(last, _)| last + 1)
+    }
+
+    /// Returns the messages of a move that are left, at most `most` of its pieces.
+    pub(super) fn moved_by(&self, number: u64, most: usize) -> Vec<Range<Offset>> {
+        let of_it = self.pieces.all().filter(|(_, piece)| piece.phase == Phase::Moving(number));
+        of_it.map(|(offsets, _)| offsets).take(most).collect()
     }
 
     /// Takes over from the ledger before a recall what no record says: the operations of leases, and their ends by the
@@ -396,9 +479,12 @@ impl Ledger {
     pub(super) fn pinned(&self, now: Millis, most: usize) -> Vec<Range<Offset>> {
         let mut pinned: Vec<Range<Offset>> = Vec::new();
         let mut gap_max = 0;
-        for (offsets, piece) in self.pieces.all().filter(|(_, piece)| piece.lives_until > now) {
+        let is_moving = |piece: &Piece| matches!(piece.phase, Phase::Moving(_));
+        for (offsets, piece) in
+            self.pieces.all().filter(|(_, piece)| piece.lives_until > now || is_moving(piece))
+        {
             debug_assert!(
-                piece.count > 0 || piece.lease != LeaseId(0),
+                piece.count > 0 || piece.lease != LeaseId(0) || is_moving(piece),
                 "what was never given out has its TTL"
             );
             match pinned.last_mut() {
@@ -424,6 +510,7 @@ impl Ledger {
                 Phase::Free => WrittenPhase::Free,
                 Phase::Held(until) => WrittenPhase::HeldFor(for_ms(until)),
                 Phase::Later(from) => WrittenPhase::FreeIn(for_ms(from)),
+                Phase::Moving(number) => WrittenPhase::Moving(number),
             },
             lives_for: if piece.lives_until == Millis::ZERO { i64::MIN } else { for_ms(piece.lives_until) },
             expires: piece.expires,
@@ -432,12 +519,19 @@ impl Ledger {
         let mut leases: Vec<_> =
             self.leases.iter().map(|(id, lease)| (*id, lease.client, lease.grace_secs)).collect();
         leases.sort_unstable_by_key(|(id, ..)| *id);
-        Snapshot { at: now.unix, next: self.next, sequence: self.sequence, leases, pieces: pieces.collect() }
+        let moves =
+            self.moves.iter().map(|(number, Moving { of, aim, .. })| (*number, of.clone(), aim.clone()));
+        let (at, next, sequence) = (now.unix, self.next, self.sequence);
+        Snapshot { at, next, sequence, leases, pieces: pieces.collect(), moves: moves.collect() }
     }
 
     fn restore(now: Now, snapshot: &Snapshot) -> Self {
-        let Snapshot { at, next, sequence, leases, pieces } = snapshot;
+        let Snapshot { at, next, sequence, leases, pieces, moves } = snapshot;
         let mut ledger = Self { next: *next, sequence: *sequence, ..Self::default() };
+        let moving = |(number, of, aim): &(u64, Move, Option<Aim>)| {
+            (*number, Moving { of: of.clone(), aim: aim.clone(), left: 0 })
+        };
+        ledger.moves = moves.iter().map(moving).collect();
         let passed = now.unix.since(*at).get() as i64;
         let time = |for_ms: i64| match for_ms {
             i64::MIN => Millis::ZERO,
@@ -457,6 +551,14 @@ impl Ledger {
                     WrittenPhase::Free => Phase::Free,
                     WrittenPhase::HeldFor(for_ms) => Phase::Held(time(for_ms)),
                     WrittenPhase::FreeIn(for_ms) => Phase::Later(time(for_ms)),
+                    WrittenPhase::Moving(number) => match ledger.moves.get_mut(&number) {
+                        Some(moving) => {
+                            moving.left += length;
+                            Phase::Moving(number)
+                        }
+                        // Only forged notes have none.
+                        None => Phase::Free,
+                    },
                 },
                 lives_until: time(written.lives_for),
                 expires: written.expires,
@@ -472,6 +574,7 @@ impl Ledger {
             let offsets = offsets.into();
             ledger.leases.insert(*id, Lease { client, worker, grace_secs, unsettled, offsets });
         }
+        ledger.moves.retain(|_, moving| moving.left > 0);
         ledger
     }
 
@@ -483,7 +586,14 @@ impl Ledger {
             *unsettled.entry(piece.lease).or_default() += range.end.since(range.start);
         }
         let counted = self.leases.iter().map(|(id, lease)| (*id, lease.unsettled)).collect();
-        self.pieces.is_sound() && unsettled == counted
+        let mut left: BTreeMap<u64, u64> = BTreeMap::new();
+        for (range, piece) in self.pieces.all() {
+            if let Phase::Moving(number) = piece.phase {
+                *left.entry(number).or_default() += range.end.since(range.start);
+            }
+        }
+        let moves = self.moves.iter().map(|(number, moving)| (*number, moving.left)).collect();
+        self.pieces.is_sound() && unsettled == counted && left == moves
     }
 }
 

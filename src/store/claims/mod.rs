@@ -18,6 +18,8 @@
 //! | `finds` | messages that are looked for by their offsets |
 //! | `deletion` | deletes messages by their offsets, the oldest ones, and all |
 //! | `limits` | what limited queues hold, and what is dropped beyond a limit |
+//! | `moves` | moves messages to other queues: dead letters, and back |
+//! | `letter` | the headers of moved messages |
 //! | `out` | where a keeper sends what it has decided |
 //! | `inner` | the tokens of requests to the store below |
 //!
@@ -31,8 +33,10 @@ mod finds;
 mod inner;
 mod keeper;
 mod ledger;
+mod letter;
 mod limits;
 mod line;
+mod moves;
 mod notes;
 mod out;
 mod pieces;
@@ -56,6 +60,7 @@ use self::limits::Limits;
 use self::out::Out;
 use self::record::Record;
 use self::stats::stats_of;
+use super::errand::{Done, Errand, ErrandId};
 use super::{
     Asker, ClaimCounters, Completion, Life, Placement, QueueSummary, Request, StateKeeping, Store,
     StoreCounters, StoreEvent, Tail,
@@ -94,6 +99,8 @@ pub struct Ledgers<S, T: Asker> {
     /// What the ledgers have decided, until it is passed on.
     out: Out<T>,
     limits: Limits,
+    /// What is released once no shard has doubts. `None` if nothing is held any more.
+    held: Option<HashMap<PartitionKey, Offset>>,
     tick_due: Millis,
     /// When the store below wants to be called.
     inner_due: Millis,
@@ -108,6 +115,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             dirty: Vec::new(),
             out: Out::new(S::STATE == StateKeeping::Durable),
             limits: Limits::default(),
+            held: None,
             tick_due: Millis::ZERO,
             inner_due: Millis::ZERO,
         }
@@ -210,7 +218,13 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             }
         }
         for (partition, below) in self.out.releases.drain(..) {
-            self.inner.release(partition, below);
+            match &mut self.held {
+                Some(held) => {
+                    let held = held.entry(partition).or_default();
+                    *held = below.max(*held);
+                }
+                None => self.inner.release(partition, below),
+            }
         }
         while let Some(request) = self.out.requests.pop_front() {
             if let Err(request) = self.inner.submit(now, request) {
@@ -239,8 +253,10 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             }
             Completion::Fetched { token: FetchBy::Client(token, partition, view), result } => {
                 let result = match self.keepers.get(&partition) {
-                    Some(keeper) => result.map(|fetched| shown(keeper, fetched, view)),
-                    None => result,
+                    Some(keeper) if view != View::Stored => {
+                        result.map(|fetched| shown(keeper, fetched, view))
+                    }
+                    _ => result,
                 };
                 Completion::Fetched { token, result }
             }
@@ -315,6 +331,8 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
             Request::Fetch { token, partition, mut from, bytes_max, exclude, view, wait } => {
                 self.learn();
                 match self.keepers.get(&partition) {
+                    // What is stored does not depend on the ledger.
+                    Some(_) if view == View::Stored => {}
                     Some(keeper) if !keeper.is_ready() => {
                         let request =
                             Request::Fetch { token, partition, from, bytes_max, exclude, view, wait };
@@ -429,10 +447,40 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         self.inner.poll_event()
     }
 
+    fn hold_releases(&mut self) {
+        if S::STATE == StateKeeping::Durable {
+            self.held.get_or_insert_default();
+        }
+    }
+
+    fn has_doubts(&mut self) -> bool {
+        self.learn();
+        self.keepers.values().any(Keeper::has_doubt)
+    }
+
+    fn handle_certain(&mut self) {
+        for (partition, below) in self.held.take().unwrap_or_default() {
+            self.inner.release(partition, below);
+        }
+    }
+
+    fn poll_errand(&mut self) -> Option<Errand> {
+        self.out.errands.pop_front()
+    }
+
+    fn handle_done(&mut self, now: Now, id: ErrandId, done: Done) {
+        if let Some(ledger) = self.out.waiting.remove(&id) {
+            self.with_ledger(ledger, |keeper, out| keeper.handle_done(now, id, done, out));
+        }
+    }
+
     fn forget(&mut self, queue: QueueId, incarnation: u64) {
         self.inner.forget(queue, incarnation);
         let gone: Vec<PartitionKey> = self.keepers.keys().filter(|key| key.queue == queue).copied().collect();
         gone.into_iter().for_each(|partition| self.close(partition));
+        if let Some(held) = &mut self.held {
+            held.retain(|partition, _| partition.queue != queue);
+        }
         self.limits.forget(queue);
     }
 
@@ -464,6 +512,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     fn count_for(&mut self, tenants: &Arc<Tenants>) {
         self.inner.count_for(tenants);
         self.limits.watch(tenants);
+        self.out.tenants = Some(tenants.clone());
     }
 
     fn counters(&self) -> StoreCounters {

@@ -103,6 +103,16 @@ impl<T: Asker> Notes<T> {
         self.sent.is_empty() && self.note.is_empty() && self.answers.is_empty()
     }
 
+    /// Returns the number of the note that gets the records of this turn.
+    pub(super) fn next(&self) -> u64 {
+        self.sequence + 1
+    }
+
+    /// Returns whether the note with this number, and all before it, are as durable as they get.
+    pub(super) fn is_stored(&self, sequence: u64) -> bool {
+        self.note.is_empty() && self.sent.iter().all(|sent| sent.sequence > sequence)
+    }
+
     /// Returns whether records wait to be sent.
     pub(super) fn has_records(&self) -> bool {
         !self.note.is_empty()

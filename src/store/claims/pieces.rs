@@ -27,6 +27,8 @@ pub(super) enum Phase {
     Later(Millis),
     /// It can be given out.
     Free,
+    /// The move with this number takes it to another queue. It is not given out any more.
+    Moving(u64),
 }
 
 /// A stretch of messages. All times are by the monotonic clock.
@@ -83,6 +85,8 @@ pub(super) struct Pieces {
     of: BTreeMap<Offset, Piece>,
     /// The pieces that are free.
     free: BTreeSet<Offset>,
+    /// The free pieces that were given out before, by how often.
+    worn: BTreeSet<(u32, Offset)>,
     /// The other pieces, by the time at which they become free. Entries of pieces that have changed since are left, and
     /// have no effect.
     timers: BinaryHeap<Reverse<(Millis, Offset)>>,
@@ -155,6 +159,23 @@ impl Pieces {
         })
     }
 
+    /// Returns whether free pieces were given out before.
+    #[inline]
+    pub(super) fn has_worn(&self) -> bool {
+        !self.worn.is_empty()
+    }
+
+    /// Returns the offsets of the free pieces that were given out at least `count` times and have not expired.
+    pub(super) fn worn(&self, count: u32) -> Vec<Range<Offset>> {
+        let worn = self.worn.range((count, Offset::ZERO)..).filter_map(|(_, first)| {
+            let piece = self.of.get(first).filter(|piece| !piece.is_over)?;
+            Some(*first..piece.end(*first))
+        });
+        let mut offsets: Vec<_> = worn.collect();
+        offsets.sort_unstable_by_key(|range| range.start);
+        offsets
+    }
+
     /// Returns when the next piece becomes free, or an earlier time.
     pub(super) fn next_timer(&self) -> Option<Millis> {
         self.timers.peek().map(|Reverse((at, _))| *at)
@@ -189,7 +210,13 @@ impl Pieces {
         self.count(&piece, true);
         match piece.phase {
             Phase::Held(at) | Phase::Later(at) => self.timers.push(Reverse((at, first))),
-            Phase::Free => drop(self.free.insert(first)),
+            Phase::Free => {
+                self.free.insert(first);
+                if piece.count > 0 {
+                    self.worn.insert((piece.count, first));
+                }
+            }
+            Phase::Moving(_) => {}
         }
         if may_end(&piece) {
             self.ends.push(Reverse((piece.expires, first)));
@@ -205,7 +232,7 @@ impl Pieces {
     fn clean_timers(&mut self) {
         let timers = self.of.iter().filter_map(|(first, piece)| match piece.phase {
             Phase::Held(at) | Phase::Later(at) => Some(Reverse((at, *first))),
-            Phase::Free => None,
+            Phase::Free | Phase::Moving(_) => None,
         });
         self.timers = timers.collect();
         let ends = self.of.iter().filter(|(_, piece)| may_end(piece));
@@ -217,6 +244,9 @@ impl Pieces {
         self.count(&piece, false);
         if piece.phase == Phase::Free {
             self.free.remove(&first);
+            if piece.count > 0 {
+                self.worn.remove(&(piece.count, first));
+            }
         }
         Some(piece)
     }
@@ -228,7 +258,7 @@ impl Pieces {
         if piece.phase == Phase::Free {
             add(&mut self.free_messages);
         }
-        if piece.lease != LeaseId(0) {
+        if piece.lease != LeaseId(0) || matches!(piece.phase, Phase::Moving(_)) {
             add(&mut self.given);
         }
         if piece.is_over {
@@ -237,7 +267,7 @@ impl Pieces {
         match piece.phase {
             Phase::Held(_) => add(&mut self.tally.held),
             Phase::Free => add(&mut self.tally.free),
-            Phase::Later(_) => add(&mut self.tally.later),
+            Phase::Later(_) | Phase::Moving(_) => add(&mut self.tally.later),
         }
         let bytes = &mut self.tally.bytes;
         *bytes = if is_added { *bytes + piece.bytes } else { *bytes - piece.bytes };
@@ -326,7 +356,7 @@ impl Pieces {
 
     /// Takes over the times at which leases end, and delays, from other pieces of the same messages and leases.
     pub(super) fn adopt_times(&mut self, of: &Self) {
-        for (range, other) in of.all() {
+        for (range, other) in of.all().filter(|(_, other)| !matches!(other.phase, Phase::Moving(_))) {
             let is_same = |piece: &Piece| {
                 let is_phase = std::mem::discriminant(&piece.phase) == std::mem::discriminant(&other.phase);
                 piece.lease == other.lease && is_phase
@@ -347,6 +377,7 @@ impl Pieces {
         let counts = |pieces: &Self| (pieces.tally, pieces.free_messages, pieces.given);
         let timers: BTreeSet<_> = self.timers.iter().collect();
         other.free == self.free
+            && other.worn == self.worn
             && counts(&other) == counts(self)
             && other.timers.iter().all(|timer| timers.contains(timer))
             && self.timers.len() <= TIMERS_MIN.max(TIMERS_MOST * self.of.len()) + 1
@@ -355,5 +386,7 @@ impl Pieces {
 
 /// Returns whether a piece stops counting when its TTL is over.
 fn may_end(piece: &Piece) -> bool {
-    !matches!(piece.phase, Phase::Held(_)) && !piece.is_over && piece.expires != Minute::UNKNOWN
+    !matches!(piece.phase, Phase::Held(_) | Phase::Moving(_))
+        && !piece.is_over
+        && piece.expires != Minute::UNKNOWN
 }

@@ -15,6 +15,10 @@
 //! delete    18, next, ranges, then for each: gap, length
 //! purge     19, through
 //! snapshot  20, as 5, and for each piece also: expires, bytes; where the phase has bit 7, lives until is left out
+//! move      21, number, why, made (Unix ms), queue, ranges, then for each: gap, length
+//! aim       22, number, incarnation, partition, from, queue
+//! stay      23, ranges, then for each: gap, length
+//! snapshot  24, as 20, then moves, then for each: number, why, made, queue, 0 or 1 and an aim
 //! ```
 //! Versions before 0.3 wrote 1, 2 and 5, which say neither when messages expire nor how large they are. `expires` is 0 if
 //! that is unknown, or one more than the minute relative to that of the record's time, zigzag-coded.
@@ -22,7 +26,8 @@
 //! `next` is the offset up to which messages had been given out. A reader to which an earlier note is missing sees
 //! that there were more of them, and gives these out again. A gap is counted from the end of the range before, the first one from 0. Times in a snapshot are relative to
 //! `at`, zigzag-coded. `what`: 1 ack, 2 release, 3 release with a delay in seconds, 4 return, 5 reject, 6 renew for
-//! that many seconds. Phases: 0 free, 1 held until, 2 free from.
+//! that many seconds. Phases: 0 free, 1 held until, 2 free from, 3 and a number: moved by that move. A queue is its length
+//! and its name; none is empty. `why`: 1 given out too often, 2 rejected, 3 redriven.
 
 use std::ops::Range;
 
@@ -30,8 +35,8 @@ use prost::encoding::{decode_varint, encode_varint};
 
 use crate::base::claim::{LeaseId, Settle};
 use crate::base::millis::{Millis, UnixMillis};
-use crate::base::names::ClientId;
-use crate::base::units::Offset;
+use crate::base::names::{ClientId, QueueName};
+use crate::base::units::{Offset, Partition};
 use crate::store::stock::Minute;
 
 /// The most messages of a piece. No batch has more.
@@ -90,8 +95,47 @@ pub(super) enum Record {
     },
     /// Everything below an offset is deleted.
     Purge { through: Offset },
+    /// Messages are to go to another queue. They are no longer given out.
+    Move { number: u64, of: Move, offsets: Vec<Range<Offset>> },
+    /// Some messages of a move are being appended to this place. Until they are settled here, copies of them may lie there.
+    Aim { number: u64, aim: Aim },
+    /// Messages that were to be moved can be given out again.
+    Stay { offsets: Vec<Range<Offset>> },
     /// Everything before this record, in one.
     Snapshot(Snapshot),
+}
+
+/// A move of messages to another queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Move {
+    /// Why they move.
+    pub why: Why,
+    /// The queue to which they go, of the same project; `None` if their headers name it.
+    pub to: Option<QueueName>,
+    /// When it was decided. With its number, this names the move.
+    pub made: UnixMillis,
+}
+
+/// The reason of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The messages were given out as often as their queue allows.
+    Worn,
+    /// A worker has rejected them.
+    Rejected,
+    /// They go back from a dead-letter queue.
+    Redriven,
+}
+
+/// A place to which messages are appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Aim {
+    pub queue: QueueName,
+    /// The life of the queue.
+    pub incarnation: u64,
+    pub partition: Partition,
+    /// None of the messages was stored before this offset.
+    pub from: Offset,
 }
 
 /// Messages of a grant.
@@ -123,6 +167,8 @@ pub(super) struct Snapshot {
     /// The leases: number, client, grace in seconds.
     pub leases: Vec<(LeaseId, ClientId, u32)>,
     pub pieces: Vec<WrittenPiece>,
+    /// The moves: number, what it is, and where it has begun.
+    pub moves: Vec<(u64, Move, Option<Aim>)>,
 }
 
 /// A piece in a snapshot. Its times are relative to the snapshot's, in milliseconds.
@@ -143,6 +189,7 @@ pub(super) enum WrittenPhase {
     Free,
     HeldFor(i64),
     FreeIn(i64),
+    Moving(u64),
 }
 
 /// Reads the records of a note. Returns those before the first that cannot be read, and whether that is all of
@@ -222,9 +269,35 @@ impl Record {
                 note.push(19);
                 encode_varint(through.0, note);
             }
-            Self::Snapshot(snapshot) => {
+            Self::Move { number, of, offsets } => {
+                note.push(21);
+                encode_varint(*number, note);
+                of.encode(note);
+                write_ranges(offsets, note);
+            }
+            Self::Aim { number, aim } => {
+                note.push(22);
+                encode_varint(*number, note);
+                aim.encode(note);
+            }
+            Self::Stay { offsets } => {
+                note.push(23);
+                write_ranges(offsets, note);
+            }
+            Self::Snapshot(snapshot) if snapshot.moves.is_empty() => {
                 note.push(20);
                 snapshot.encode(note);
+            }
+            Self::Snapshot(snapshot) => {
+                note.push(24);
+                snapshot.encode(note);
+                encode_varint(snapshot.moves.len() as u64, note);
+                for (number, of, aim) in &snapshot.moves {
+                    encode_varint(*number, note);
+                    of.encode(note);
+                    note.push(u8::from(aim.is_some()));
+                    aim.iter().for_each(|aim| aim.encode(note));
+                }
             }
         }
     }
@@ -267,7 +340,23 @@ impl Record {
                 Self::Settle { lease, at, what, offsets: read_ranges(note)? }
             }
             4 => Self::Gone { offsets: read_ranges(note)? },
-            kind @ (5 | 20) => Self::Snapshot(Snapshot::decode(note, kind == 20)?),
+            kind @ (5 | 20 | 24) => {
+                let mut snapshot = Snapshot::decode(note, kind != 5)?;
+                if kind == 24 {
+                    snapshot.moves = read_many(note, |note| {
+                        let (number, of) = (varint(note)?, Move::decode(note)?);
+                        let aim = if byte(note)? == 1 { Some(Aim::decode(note)?) } else { None };
+                        Some((number, of, aim))
+                    })?;
+                }
+                Self::Snapshot(snapshot)
+            }
+            21 => {
+                let (number, of) = (varint(note)?, Move::decode(note)?);
+                Self::Move { number, of, offsets: read_ranges(note)? }
+            }
+            22 => Self::Aim { number: varint(note)?, aim: Aim::decode(note)? },
+            23 => Self::Stay { offsets: read_ranges(note)? },
             17 => {
                 let (at, next, mut end) = (time(note)?, offset(note)?, Offset::ZERO);
                 let pieces = read_many(note, |note| {
@@ -281,6 +370,42 @@ impl Record {
             19 => Self::Purge { through: offset(note)? },
             _ => return None,
         })
+    }
+}
+
+impl Move {
+    fn encode(&self, note: &mut Vec<u8>) {
+        note.push(match self.why {
+            Why::Worn => 1,
+            Why::Rejected => 2,
+            Why::Redriven => 3,
+        });
+        encode_varint(self.made.get(), note);
+        write_name(self.to.as_ref(), note);
+    }
+
+    fn decode(note: &mut &[u8]) -> Option<Self> {
+        let why = match byte(note)? {
+            1 => Why::Worn,
+            2 => Why::Rejected,
+            3 => Why::Redriven,
+            _ => return None,
+        };
+        Some(Self { why, made: time(note)?, to: read_name(note)? })
+    }
+}
+
+impl Aim {
+    fn encode(&self, note: &mut Vec<u8>) {
+        for field in [self.incarnation, self.partition.0.into(), self.from.0] {
+            encode_varint(field, note);
+        }
+        write_name(Some(&self.queue), note);
+    }
+
+    fn decode(note: &mut &[u8]) -> Option<Self> {
+        let (incarnation, partition) = (varint(note)?, Partition(u16::try_from(varint(note)?).ok()?));
+        Some(Self { incarnation, partition, from: offset(note)?, queue: read_name(note)?? })
     }
 }
 
@@ -304,9 +429,13 @@ impl Snapshot {
                 WrittenPhase::Free => (0, None),
                 WrittenPhase::HeldFor(time) => (1, Some(time)),
                 WrittenPhase::FreeIn(time) => (2, Some(time)),
+                WrittenPhase::Moving(_) => (3, None),
             };
             let has_life = piece.lives_for != i64::MIN;
             note.push(phase | if has_life { 0 } else { NO_LIFE });
+            if let WrittenPhase::Moving(number) = piece.phase {
+                encode_varint(number, note);
+            }
             if let Some(time) = time {
                 write_signed(time, note);
             }
@@ -331,14 +460,32 @@ impl Snapshot {
                 0 => WrittenPhase::Free,
                 1 => WrittenPhase::HeldFor(signed(note)?),
                 2 => WrittenPhase::FreeIn(signed(note)?),
+                3 => WrittenPhase::Moving(varint(note)?),
                 _ => return None,
             };
             let lives_for = if written & NO_LIFE == 0 { signed(note)? } else { i64::MIN };
             let (expires, bytes) = if has_sizes { size(note, at)? } else { UNKNOWN };
             Some(WrittenPiece { offsets, count, lease, phase, lives_for, expires, bytes })
         })?;
-        (end <= next).then_some(Self { at, next, sequence, leases, pieces })
+        (end <= next).then_some(Self { at, next, sequence, leases, pieces, moves: Vec::new() })
     }
+}
+
+/// Writes a name, or nothing as an empty one.
+fn write_name(name: Option<&QueueName>, note: &mut Vec<u8>) {
+    let text = name.map_or("", QueueName::as_str);
+    encode_varint(text.len() as u64, note);
+    note.extend_from_slice(text.as_bytes());
+}
+
+fn read_name(note: &mut &[u8]) -> Option<Option<QueueName>> {
+    let length = usize::try_from(varint(note)?).ok()?;
+    let (text, rest) = note.split_at_checked(length)?;
+    *note = rest;
+    if text.is_empty() {
+        return Some(None);
+    }
+    QueueName::parse(std::str::from_utf8(text).ok()?).ok().map(Some)
 }
 
 fn byte(note: &mut &[u8]) -> Option<u8> {

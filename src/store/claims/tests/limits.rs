@@ -8,7 +8,7 @@ use crate::access::{ProjectLimits, Tenants};
 use crate::base::claim::Settle;
 use crate::base::manage::Manage;
 use crate::base::millis::Millis;
-use crate::base::names::QueueName;
+use crate::base::names::{Project, QueueName};
 use crate::base::policy::{Held, LivePolicy, Policy, WhenFull};
 use crate::store::Store;
 
@@ -17,7 +17,11 @@ fn site<G: Ground>(ground: G, policy: Policy) -> (Site<G>, Arc<LivePolicy>) {
     let mut site = Site::new(ground);
     let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
     site.store.count_for(&tenants);
-    let live = tenants.policies().add(KEY.queue, QueueName::parse("q").unwrap(), policy);
+    let live = tenants.policies().add(
+        KEY.queue,
+        (Project::parse("p").unwrap(), QueueName::parse("q").unwrap()),
+        policy,
+    );
     (site, live)
 }
 

@@ -4,4 +4,5 @@ mod cases;
 mod limits;
 mod managing;
 mod model;
+mod moves;
 mod stores;

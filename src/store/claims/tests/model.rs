@@ -390,6 +390,7 @@ impl Trial {
                     Phase::Held(_) => tally.held += 1,
                     Phase::Later(_) => tally.later += 1,
                     Phase::Free => tally.free += 1,
+                    Phase::Moving(_) => unreachable!("the model moves nothing"),
                 }
             }
             tally
