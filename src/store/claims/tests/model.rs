@@ -320,7 +320,7 @@ impl Trial {
             }
             Step::Purge => {
                 self.messages.clear();
-                self.next = self.next + 2;
+                self.next += 2;
                 self.apply(&Record::Purge { through: self.next });
             }
             Step::Pass { ms } => {
