@@ -8,6 +8,7 @@ use std::io::Write;
 
 use prost::Message;
 
+use super::headers::first_timestamp;
 use super::wire::{
     BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, extension_length, put_extension, put_varint,
     varint_length, write_varint,
@@ -28,6 +29,8 @@ const DELAY_TAG: [u8; 2] = [0xb0, 0x06];
 const CLAIM_COUNT_TAG: [u8; 2] = [0xb8, 0x06];
 /// The two-byte tag of `headers` (field 104, bytes).
 const HEADERS_TAG: [u8; 2] = [0xc2, 0x06];
+/// The two-byte tag of `first_timestamp_ms` (field 105, varint).
+const FIRST_TIMESTAMP_TAG: [u8; 2] = [0xc8, 0x06];
 
 /// The most bytes in front of a payload: the message's own tag and length, the tag and length of the id,
 /// partition and point, 16 digits of the offset, TTL and age with at most six bytes each, the payload's tag
@@ -48,11 +51,23 @@ pub struct MessageTemplate {
     tail_length: u8,
 }
 
+/// Appends the headers of a message, and what they say to everybody.
+#[inline(never)]
+fn put_headers(headers: &[u8], out: &mut Vec<u8>) {
+    put_extension(HEADERS_TAG, headers, out);
+    if let Some(time) = first_timestamp(headers) {
+        out.extend_from_slice(&FIRST_TIMESTAMP_TAG);
+        write_varint(time, out);
+    }
+}
+
 /// Returns the encoded length of key and headers.
 #[inline(never)]
 fn more_length(record: Record<'_>) -> usize {
     let length = |bytes: &[u8]| if bytes.is_empty() { 0 } else { extension_length(bytes.len()) };
-    length(record.key) + length(record.headers)
+    let first = first_timestamp(record.headers);
+    let first = first.map_or(0, |time| FIRST_TIMESTAMP_TAG.len() + varint_length(time));
+    length(record.key) + length(record.headers) + first
 }
 
 fn hex_length(value: u64) -> usize {
@@ -154,7 +169,7 @@ impl MessageTemplate {
         }
         out.extend_from_slice(&self.tail[..usize::from(self.tail_length)]);
         if !headers.is_empty() {
-            put_extension(HEADERS_TAG, headers, out);
+            put_headers(headers, out);
         }
     }
 }
@@ -335,6 +350,7 @@ pub(super) fn message(mut reader: Reader<'_>) -> Result<ReceivedMessage<'_>, Mal
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pb::headers::{FIRST_TIMESTAMP, HeaderRef, put_header};
     use crate::pb::{Claim, ConsumeResponse};
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -393,6 +409,21 @@ mod tests {
             }
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, ConsumeResponse { messages, ..ConsumeResponse::default() }.encode_to_vec());
+        }
+
+        #[test]
+        fn moved_messages_say_when_they_were_first_stored(first in any::<u64>(), has_key in any::<bool>()) {
+            let mut headers = Vec::new();
+            put_header(HeaderRef { name: FIRST_TIMESTAMP, value: Some(first.to_string().as_bytes()) }, &mut headers);
+            let key: &[u8] = if has_key { b"k" } else { b"" };
+            let record = Record { key, headers: &headers, payload: b"x" };
+            let template = MessageTemplate::new(Partition(0), 60, 1, UnixMillis::new(7));
+            let mut out = Vec::new();
+            template.encode(Offset(1), record, &mut out);
+            prop_assert_eq!(template.encoded_length(Offset(1), record), out.len());
+            let decoded = ConsumeResponse::decode(&out[..]).unwrap();
+            prop_assert_eq!(decoded.messages[0].first_timestamp_ms, i64::try_from(first).ok());
+            prop_assert_eq!(decoded.encode_to_vec(), out);
         }
 
         #[test]

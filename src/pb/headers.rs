@@ -12,6 +12,9 @@ pub const SERVER_PREFIX: &str = "millstream-";
 /// The name of the header that holds what Kafka's records do not. No message may have it.
 pub const KAFKA_NAME: &str = "ms";
 
+/// The header of a moved message that holds when it was first stored, in Unix milliseconds.
+pub const FIRST_TIMESTAMP: &str = "millstream-dead-first";
+
 const HEADER_TAG: u8 = 1 << 3 | BYTES;
 const NAME_TAG: u8 = 1 << 3 | BYTES;
 const VALUE_TAG: u8 = 2 << 3 | BYTES;
@@ -87,6 +90,12 @@ fn put_bytes(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.push(tag);
     write_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
+}
+
+/// Returns when a moved message was first stored, in Unix milliseconds.
+pub fn first_timestamp(headers: &[u8]) -> Option<u64> {
+    let first = HeadersReader::new(headers).flatten().find(|header| header.name == FIRST_TIMESTAMP)?;
+    std::str::from_utf8(first.value?).ok()?.parse().ok().filter(|time| i64::try_from(*time).is_ok())
 }
 
 /// Checks the headers that a producer sends. Returns them without those whose names belong to the server.

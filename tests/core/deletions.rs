@@ -191,15 +191,22 @@ fn a_drain_waits_for_deletions_unless_the_store_is_late() {
     }
 }
 
+/// Takes the letters to another shard, without the one that every shard sends at its start.
+fn letters(from: &mut Shard, to: u16) -> Vec<Letter> {
+    let mut letters = from.core.poll_outbox(to).unwrap_or_default();
+    letters.retain(|letter| !matches!(letter, Letter::Certain));
+    letters
+}
+
 #[test]
 fn another_shard_forgets_before_it_says_so() {
     let mut other = Shard::new(2, SHARDS);
     let queue = QueueId(9);
     other.core.handle_letter(other.now, Letter::Forget { queue, incarnation: 5, confirm_to: Some(0) });
     assert_eq!(other.script.borrow().forgotten, [(queue, 5)], "even if it was never opened here");
-    let said = other.core.poll_outbox(0).unwrap();
+    let said = letters(&mut other, 0);
     assert!(matches!(said[..], [Letter::Forgotten { shard: 2, queue: QueueId(9) }]), "{said:?}");
-    assert!(other.core.poll_outbox(1).is_none());
+    assert!(letters(&mut other, 1).is_empty());
 }
 
 #[test]
@@ -212,7 +219,7 @@ fn every_shard_forgets_a_queue_that_a_store_reports_as_gone() {
     let mut other = Shard::new(1, SHARDS);
     other.core.handle_letter(other.now, Letter::Forget { queue, incarnation: 5, confirm_to: None });
     assert_eq!(other.script.borrow().forgotten, [(queue, 5)]);
-    assert!(other.core.poll_outbox(0).is_none(), "no deletion waits");
+    assert!(letters(&mut other, 0).is_empty(), "no deletion waits");
     assert_eq!(home.core.poll_deleted(), None, "no deletion was requested");
 }
 
@@ -224,7 +231,7 @@ fn a_forget_never_overtakes_an_answer_to_an_open() {
     let queue = home.opens(5);
     // The answer to shard 2 is in flight. Shard 1 finds the queue gone, and its letter could arrive first.
     finder.finds_gone(queue, 5);
-    assert!(finder.core.poll_outbox(2).is_none(), "only the home tells other shards to forget");
+    assert!(letters(&mut finder, 2).is_empty(), "only the home tells other shards to forget");
     finder.deliver(&mut home);
     home.deliver(&mut finder);
     home.deliver(&mut opener);

@@ -10,6 +10,7 @@ use crate::base::queue::message_id;
 use crate::base::units::{MsgNum, Offset, Partition};
 use crate::front::{Cx, Origin, status_of};
 use crate::operation::{Consume, Form, Gathered, Marked, Run, ShownClaim};
+use crate::pb::headers::first_timestamp;
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
 use crate::pb::{
     Claim, ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, Status, encode_marked,
@@ -259,6 +260,7 @@ fn marked_message(marked: Marked, is_bare: bool, now: Now) -> MessageAndMetadata
         delay: stored.delay_left_secs(now.unix),
         claim_count: None,
         headers: (!headers.is_empty()).then(|| Bytes::copy_from_slice(headers)),
+        first_timestamp_ms: first_timestamp(headers).and_then(|time| i64::try_from(time).ok()),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::base::batch::{Record, StoredBatch};
 use crate::base::names::QueueName;
 use crate::base::queue::message_id;
 use crate::base::units::{Offset, Partition};
-use crate::pb::headers::{HeaderRef, HeadersReader, put_header};
+use crate::pb::headers::{FIRST_TIMESTAMP as FIRST, HeaderRef, HeadersReader, put_header};
 
 /// The queue from which a dead letter came, and the message's id there.
 const QUEUE: &str = "millstream-dead-queue";
@@ -14,8 +14,6 @@ const ID: &str = "millstream-dead-id";
 const COUNT: &str = "millstream-dead-count";
 /// Why it was moved.
 const REASON: &str = "millstream-dead-reason";
-/// When it was first stored, in Unix milliseconds.
-const FIRST: &str = "millstream-dead-first";
 /// How often it was moved.
 const MOVES: &str = "millstream-dead-moves";
 /// The name of the last move: queue, id, number and time.
