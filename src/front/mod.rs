@@ -129,10 +129,18 @@ impl Front {
         }
     }
 
-    /// Handles that a queue has more partitions.
-    pub fn handle_grown(&mut self, queue: QueueId) {
+    /// Returns whether an operation reads or claims messages of a queue.
+    pub fn reads(&self, queue: QueueId) -> bool {
         match self {
-            Self::Streaming(session) => session.handle_grown(queue),
+            Self::Streaming(session) => session.reads(queue),
+            Self::Echo(_) => false,
+        }
+    }
+
+    /// Handles that the queue that it reads has more partitions.
+    pub fn handle_grown(&mut self) {
+        match self {
+            Self::Streaming(session) => session.handle_grown(),
             Self::Echo(_) => {}
         }
     }

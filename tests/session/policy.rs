@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream::base::policy::{Held, HeldShare, LivePolicy, Policy, WhenFull};
-use millstream::base::queue::QueueInfo;
+use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::base::units::{Offset, Partition};
 use millstream::operation::{Answer, Command, OperationId};
 use millstream::pb::{
-    ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupRequest, SetupRequest,
+    ClaimRequest, ClaimSetupRequest, ConsumeRequest, ConsumeSetupRequest, ProduceRequest, ProduceResponse,
+    ProduceSetupRequest, SetupRequest,
 };
 use prost::Message;
 
@@ -211,11 +212,45 @@ fn a_consumer_of_all_partitions_reads_those_that_are_added_from_their_beginning(
         let request = ConsumeRequest { max_msgnum_to_send: Some(10), ..ConsumeRequest::default() };
         queue.harness.receive(&request.encode_length_delimited_to_vec(), false);
         fetched(&mut queue);
+        let reads = |queue: &Queue, id| queue.harness.rig.session.reads(id);
+        assert!(reads(&queue, Rig::queue(2).id) && !reads(&queue, QueueId(2)));
         queue.policy.grow(4);
-        queue.harness.call(|session, _| session.handle_grown(Rig::queue(2).id));
+        queue.harness.call(|session, _| session.handle_grown());
         assert_eq!(fetched(&mut queue), more);
-        queue.harness.call(|session, _| session.handle_grown(Rig::queue(2).id));
+        queue.harness.call(|session, _| session.handle_grown());
         assert_eq!(fetched(&mut queue), [], "once");
+    }
+}
+
+/// Answers that nothing can be claimed until the session asks no more. Returns the partitions that it watches then.
+fn watched(queue: &mut Queue) -> Vec<u16> {
+    let mut watched = Vec::new();
+    loop {
+        queue.harness.call(|session, cx| session.poll_transmit(cx));
+        let Some(command) = queue.harness.asked.pop_front() else { return watched };
+        match command {
+            Command::Claim { operation, target, .. } => {
+                let partition = target.partition.partition;
+                queue.answer(operation, Answer::Claimed { partition, result: Ok(None) });
+            }
+            Command::Watch { target, .. } => watched.push(target.partition.partition.0),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_worker_of_all_partitions_claims_from_those_that_are_added() {
+    for (name, before, more) in [("q", vec![0, 1], vec![2, 3]), ("q/1", vec![1], vec![])] {
+        let claim = ClaimSetupRequest { queue_name: Some(name.into()), ..ClaimSetupRequest::default() };
+        let setup = SetupRequest { claim: Some(claim), ..SetupRequest::default() };
+        let mut queue = Queue::open(Policy::default(), &setup);
+        let request = ClaimRequest { max_msgnum_to_send: Some(10), ..ClaimRequest::default() };
+        queue.harness.receive(&request.encode_length_delimited_to_vec(), false);
+        assert_eq!(watched(&mut queue), before);
+        queue.policy.grow(4);
+        queue.harness.call(|session, _| session.handle_grown());
+        assert_eq!(watched(&mut queue), more);
     }
 }
 

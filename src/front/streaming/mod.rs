@@ -177,9 +177,14 @@ impl ServerSession {
         self.operations.fail(fault, cx);
     }
 
-    /// Handles that a queue has more partitions.
-    pub fn handle_grown(&mut self, queue: QueueId) {
-        self.operations.handle_grown(queue);
+    /// Returns whether an operation reads or claims messages of a queue.
+    pub fn reads(&self, queue: QueueId) -> bool {
+        self.operations.reads(queue)
+    }
+
+    /// Handles that the queue that it reads has more partitions.
+    pub fn handle_grown(&mut self) {
+        self.operations.handle_grown();
     }
 
     /// Continues with another grant of the same client. Ends the operation if the grant does not allow it.

@@ -305,13 +305,20 @@ impl Operations {
         }
     }
 
-    /// Reads and claims from the partitions that a queue has got. A producer looks for them by itself.
-    pub(super) fn handle_grown(&mut self, queue: QueueId) {
+    /// Returns whether the operation reads or claims messages of a queue.
+    pub(super) fn reads(&self, queue: QueueId) -> bool {
+        match &self.state {
+            State::Consuming(consuming) => consuming.consume.subject().queue.id == queue,
+            State::Claiming(claim) => claim.subject().queue.id == queue,
+            _ => false,
+        }
+    }
+
+    /// Reads and claims from the partitions that the queue has got. A producer looks for them by itself.
+    pub(super) fn handle_grown(&mut self) {
         match &mut self.state {
-            State::Consuming(consuming) if consuming.consume.subject().queue.id == queue => {
-                consuming.consume.follow_growth();
-            }
-            State::Claiming(claim) if claim.subject().queue.id == queue => claim.follow_growth(),
+            State::Consuming(consuming) => consuming.consume.follow_growth(),
+            State::Claiming(claim) => claim.follow_growth(),
             _ => {}
         }
     }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use super::changes::{Kind, Waiter};
 use super::wishes::{AlterFault, Alteration, Checked, Created, Described, Granted, Wish};
-use super::{ChangeId, Connections, Core, Letter};
+use super::{ChangeId, Connection, ConnectionId, Connections, Core, Letter};
 use crate::base::attributes::{Allowed, AttributeFault, Attributes, check_partitions, take_partitions};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
@@ -161,8 +161,15 @@ impl<S: Store<Connections>> Core<S> {
     /// Handles that a queue has more partitions.
     pub(super) fn grow(&mut self, now: Now, queue: QueueId, partitions: u16) {
         self.catalogue.grow(queue, partitions);
-        self.for_each_connection(now, |connection, env| {
-            connection.with_front(env, |front, _| front.handle_grown(queue));
-        });
+        let reads = |id: &ConnectionId| {
+            let front = self.connections.get(*id).and_then(Connection::front);
+            front.is_some_and(|front| front.reads(queue))
+        };
+        let readers: Vec<ConnectionId> = self.connections.ids().filter(reads).collect();
+        for id in readers {
+            self.with_dirty(now, id, |connection, env| {
+                connection.with_front(env, |front, _| front.handle_grown());
+            });
+        }
     }
 }

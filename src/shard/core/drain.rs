@@ -76,7 +76,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    pub(super) fn for_each_connection(&mut self, now: Now, handle: impl Fn(&mut Connection, &mut Env<'_>)) {
+    fn for_each_connection(&mut self, now: Now, handle: impl Fn(&mut Connection, &mut Env<'_>)) {
         for id in self.connections.ids().collect::<Vec<_>>() {
             self.with_dirty(now, id, &handle);
         }
