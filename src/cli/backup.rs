@@ -22,7 +22,7 @@ use crate::base::millis::UnixMillis;
 use crate::base::setting::Kind;
 use crate::client::Address;
 use crate::process::terminal::{has_progress, line_start, say};
-use crate::store::log::backup::{Advance, Backup, BackupError, Earlier};
+use crate::store::log::backup::{Advance, Backup, Earlier};
 use crate::store::log::inspect::cut;
 use crate::store::log::{Cut, Damaged, DirectDirectory, Staging, moment};
 
@@ -110,7 +110,7 @@ struct Outcome<'a> {
 /// What keeps the data directory as it is.
 #[derive(Debug)]
 enum Kept {
-    /// No server uses it, and it is locked.
+    /// No server uses it, and it is locked. Whether recovery found damage.
     Locked { _directory: Directory, was_damaged: bool },
     /// A server holds the files of the cut.
     Held(Hold),
@@ -141,6 +141,14 @@ impl Kept {
         let (hold, cut) = Hold::begin(args.access.client(&address, hold::ANSWER_TIMEOUT)?)?;
         Ok((Self::Held(hold), cut))
     }
+
+    /// Releases the files. Returns whether recovery found damage. Fails unless they were kept until now.
+    fn release(self) -> Result<bool, Failure> {
+        match self {
+            Self::Locked { was_damaged, .. } => Ok(was_damaged),
+            Self::Held(hold) => hold.end().map(|()| false),
+        }
+    }
 }
 
 /// Runs `millstream log backup`.
@@ -159,11 +167,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let earlier_ms = staging.earlier().and_then(Earlier::unix);
     let (lacking, free) = (earlier.lacks(&cut), staging.free()?);
     if free < lacking {
-        return Err(within(&format_args!(
-            "the backup needs {} more, and {} are free",
-            ByteSize(lacking),
-            ByteSize(free)
-        )));
+        kept.release()?;
+        let (lacking, free) = (ByteSize(lacking), ByteSize(free));
+        return Err(within(&format_args!("the backup needs {lacking} more, and {free} are free")));
     }
     let source = DirectDirectory::new(&args.data_dir);
     let backup = Backup { source: &source, cut: &cut, target: staging.files(), earlier };
@@ -181,21 +187,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let copied = backup.run(unix, |file| staging.adopt(file), advance);
     progress.clear();
     let is_running = matches!(kept, Kept::Held(_));
-    // The files were held until the end: only then is the copy that of one moment.
-    let was_damaged = match kept {
-        Kept::Locked { was_damaged, .. } => was_damaged,
-        Kept::Held(hold) => {
-            let held = hold.end();
-            if !matches!(copied, Err(BackupError::Stopped)) || !signal.is_closed() {
-                held?;
-            }
-            false
-        }
-    };
+    let released = kept.release();
     if signal.is_closed() {
         say(format_args!("millstream: interrupted: there is no new backup"));
         return Ok(ExitCode::from(130));
     }
+    // Only if the files were held until now is the copy that of one moment.
+    let was_damaged = released?;
     let damaged = copied.map_err(|error| within(&error))?;
     staging.finish().map_err(|error| within(&error))?;
     for Damaged { file, damage, means } in &damaged {

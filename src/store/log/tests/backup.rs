@@ -311,6 +311,34 @@ fn a_backup_of_unreadable_blocks_has_the_rest_and_is_not_built_upon() {
 }
 
 #[test]
+fn a_backup_whose_target_is_full_fails_and_names_the_file() {
+    let mut world = World::new(3, config());
+    assert!(world.open(0));
+    world.append_one(PartitionKey { queue: QueueId(0), partition: Partition(0) }, 100);
+    let (cut, ..) = cut_under_load(&mut world, 1);
+    let none = Earlier::default();
+    let (mut step, mut failed) = (0, 0);
+    loop {
+        let (source, target) = (world.disk.clone(), Simulated::new(7));
+        step += 1;
+        target.fail_after(step, ENOSPC, 1);
+        let backup = Backup { source: &source, cut: &cut, target: &target, earlier: &none };
+        match backup.run(world.now.unix, |_| false, |_| ControlFlow::Continue(())) {
+            Ok(_) => break,
+            Err(error) => {
+                let said = error.to_string();
+                assert!(said.contains("of the backup: No space left"), "{said}");
+                // The manifest is the last file, so what is unfinished is no backup.
+                let is_backup = Earlier::read(&target).unwrap().is_some_and(|of| of.lacks(&cut) == 0);
+                assert!(!is_backup || said.contains("write backup"), "{said}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 10, "each step failed once: {failed}");
+}
+
+#[test]
 fn a_start_on_a_backup_ends_its_being_a_backup() {
     let mut world = World::new(5, config());
     assert!(world.open(0));
