@@ -8,6 +8,7 @@ use crate::base::batch::{Batch, BatchBuilder, StoredBatch};
 use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::manage::{Manage, Only};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId};
@@ -308,6 +309,7 @@ pub(super) fn run<L: Lab>(lab: &L) {
     cancelled_fetches_leave_nothing_behind(lab);
     the_byte_limit_ends_a_fetch_between_batches(lab);
     many_batches_are_returned_complete_and_in_order(lab);
+    a_store_without_ledgers_refuses_requests_about_single_messages(lab);
     if L::Store::STATE == StateKeeping::None {
         a_store_without_claims_refuses_delays(lab);
     } else {
@@ -317,6 +319,23 @@ pub(super) fn run<L: Lab>(lab: &L) {
         expired_messages_are_read_if_the_view_has_them(lab);
         a_delay_is_kept_with_its_messages(lab);
     }
+}
+
+fn a_store_without_ledgers_refuses_requests_about_single_messages<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    trial.store(Partition(0), 1, &[b"a"]);
+    let find = Manage::Find(vec![Offset(0)]);
+    let remove = Manage::Remove { offsets: vec![Offset(0)], only: Only::All };
+    let pop = Manage::Pop { messages_max: 1, bytes_max: 100 };
+    for what in [Manage::Stats, find, remove, pop, Manage::Purge] {
+        let partition = trial.key(Partition(0));
+        let token = trial.submit("manage", |token| Request::Manage { token, partition, what });
+        match trial.completion_of(token) {
+            Completion::Managed { result: Err(StoreFault::Unsupported(NO_CLAIMS)), .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(payloads(&trial.read_to_end(Partition(0), Offset(0)).0), [b"a"]);
 }
 
 fn a_store_without_claims_refuses_delays<L: Lab>(lab: &L) {
