@@ -9,6 +9,7 @@ use crate::base::batch::{Batch, BatchBuilder, Record, Shape, StoredBatch};
 use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::manage::{Manage, Only};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId};
@@ -328,6 +329,7 @@ pub(super) fn run<L: Lab>(lab: &L) {
     cancelled_fetches_leave_nothing_behind(lab);
     the_byte_limit_ends_a_fetch_between_batches(lab);
     many_batches_are_returned_complete_and_in_order(lab);
+    a_store_without_ledgers_refuses_requests_about_single_messages(lab);
     if L::Store::STATE == StateKeeping::None {
         a_store_without_claims_refuses_delays(lab);
     } else {
@@ -376,6 +378,23 @@ fn attributes_and_added_partitions_are_kept<L: Lab>(lab: &L) {
         let life = trial.open_queue(name, None).unwrap();
         assert_eq!((life.partitions, life.attributes), (partitions, attributes()));
     }
+}
+
+fn a_store_without_ledgers_refuses_requests_about_single_messages<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    trial.store(Partition(0), 1, &[b"a"]);
+    let find = Manage::Find(vec![Offset(0)]);
+    let remove = Manage::Remove { offsets: vec![Offset(0)], only: Only::All };
+    let pop = Manage::Pop { messages_max: 1, bytes_max: 100 };
+    for what in [Manage::Stats, find, remove, pop, Manage::Purge] {
+        let partition = trial.key(Partition(0));
+        let token = trial.submit("manage", |token| Request::Manage { token, partition, what });
+        match trial.completion_of(token) {
+            Completion::Managed { result: Err(StoreFault::Unsupported(NO_CLAIMS)), .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(payloads(&trial.read_to_end(Partition(0), Offset(0)).0), [b"a"]);
 }
 
 fn a_store_without_claims_refuses_delays<L: Lab>(lab: &L) {

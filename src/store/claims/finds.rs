@@ -1,31 +1,21 @@
-//! Messages that are looked for by their offsets.
+//! Requests for messages by their offsets.
 
 use std::collections::VecDeque;
 
-use super::inner::Purpose;
-use super::keeper::{Keeper, fetch};
 use super::out::Out;
-use crate::base::batch::{Fetched, StoredBatch};
-use crate::base::clock::Now;
+use crate::base::batch::StoredBatch;
 use crate::base::error::StoreFault;
-use crate::base::manage::{Found, Managed};
 use crate::base::units::Offset;
 use crate::store::{Asker, Completion};
 
-/// The size of a read if the next message that is wanted may be near, in bytes.
-const NEAR_BYTES: usize = 64 << 10;
-
-/// The next message may be near if it is at most this many offsets later.
-const NEAR: u64 = 1_000;
-
 /// A request for messages.
 #[derive(Debug)]
-struct Find<T: Asker> {
-    number: u64,
-    token: T::Manage,
+pub(super) struct Find<T: Asker> {
+    pub number: u64,
+    pub token: T::Manage,
     /// What is still looked for, ascending.
-    wanted: VecDeque<Offset>,
-    found: Vec<(StoredBatch, Offset)>,
+    pub wanted: VecDeque<Offset>,
+    pub found: Vec<(StoredBatch, Offset)>,
 }
 
 /// The requests for messages of a partition.
@@ -46,86 +36,27 @@ impl<T: Asker> Finds<T> {
         self.open.is_empty()
     }
 
+    /// Makes a request, which is not open yet.
+    pub(super) fn make(&mut self, token: T::Manage, offsets: Vec<Offset>) -> Find<T> {
+        self.numbers += 1;
+        Find { number: self.numbers, token, wanted: offsets.into(), found: Vec::new() }
+    }
+
+    /// Opens a request until its messages are read.
+    pub(super) fn open(&mut self, find: Find<T>) {
+        self.open.push(find);
+    }
+
+    /// Takes the open request with this number.
+    pub(super) fn take(&mut self, number: u64) -> Option<Find<T>> {
+        let index = self.open.iter().position(|find| find.number == number)?;
+        Some(self.open.swap_remove(index))
+    }
+
     /// Fails all requests.
     pub(super) fn fail(&mut self, fault: &StoreFault, out: &mut Out<T>) {
         for Find { token, .. } in self.open.drain(..) {
             out.completions.push_back(Completion::Managed { token, result: Err(fault.clone()) });
         }
-    }
-}
-
-impl<T: Asker> Keeper<T> {
-    /// Begins to look for messages.
-    pub(super) fn find(&mut self, now: Now, token: T::Manage, offsets: Vec<Offset>, out: &mut Out<T>) {
-        self.finds.numbers += 1;
-        let find = Find { number: self.finds.numbers, token, wanted: offsets.into(), found: Vec::new() };
-        self.go_on(now, find, out);
-    }
-
-    /// Handles messages that were read for a request.
-    pub(super) fn handle_found(
-        &mut self,
-        now: Now,
-        number: u64,
-        result: Result<Fetched, StoreFault>,
-        out: &mut Out<T>,
-    ) {
-        let Some(index) = self.finds.open.iter().position(|find| find.number == number) else { return };
-        let mut find = self.finds.open.swap_remove(index);
-        let fetched = match result {
-            Ok(fetched) => fetched,
-            Err(fault) => {
-                let (token, result) = (find.token, Err(fault));
-                return out.completions.push_back(Completion::Managed { token, result });
-            }
-        };
-        let before = find.wanted.len();
-        while let Some(offset) = find.wanted.pop_front_if(|offset| *offset < fetched.next) {
-            let index = fetched.batches.partition_point(|stored| stored.end_offset() <= offset);
-            if let Some(stored) = fetched.batches.get(index).filter(|stored| stored.base_offset <= offset) {
-                find.found.push((stored.clone(), offset));
-            }
-        }
-        if fetched.at_end || fetched.is_rewound || find.wanted.len() == before {
-            // Nothing else is stored.
-            find.wanted.clear();
-        }
-        self.go_on(now, find, out);
-    }
-
-    /// Reads the next messages, or answers.
-    fn go_on(&mut self, now: Now, mut find: Find<T>, out: &mut Out<T>) {
-        while find.wanted.pop_front_if(|offset| self.is_deleted(*offset)).is_some() {}
-        let Some(from) = find.wanted.front().copied() else {
-            let found = find.found.into_iter().filter_map(|(stored, offset)| self.found(now, stored, offset));
-            let result = Ok(Managed::Found(found.collect()));
-            return out.completions.push_back(Completion::Managed { token: find.token, result });
-        };
-        let is_near = find.wanted.get(1).is_some_and(|next| next.since(from) <= NEAR);
-        let bytes_max = if is_near { NEAR_BYTES } else { 1 };
-        let purpose = Purpose::Find(find.number);
-        out.requests.push_back(fetch(self.id, purpose, self.id.partition, from, false, bytes_max));
-        self.finds.open.push(find);
-    }
-
-    /// Returns whether a message was deleted, or never existed below the offset from which nothing was given out.
-    fn is_deleted(&self, offset: Offset) -> bool {
-        self.ledger.jump(offset) != offset
-    }
-
-    /// Returns a message as it is now, unless it was deleted or has expired.
-    fn found(&self, now: Now, stored: StoredBatch, offset: Offset) -> Option<Found> {
-        if self.is_deleted(offset) {
-            return None;
-        }
-        let of = self.ledger.pieces().overlapping(offset..offset + 1).next();
-        let lives = of.as_ref().is_some_and(|(_, piece)| piece.lives_until > now.mono);
-        if stored.is_expired(now.unix) && !lives {
-            return None;
-        }
-        let claim = of.as_ref().and_then(|(offsets, piece)| self.ledger.claim_of(offsets.clone(), piece));
-        let claim = claim.filter(|claim| claim.ends > now.mono);
-        let record = stored.batch.position_of(offset.since(stored.base_offset) as u32);
-        Some(Found { stored, offset, record, count: of.map_or(0, |(_, piece)| piece.count), claim })
     }
 }

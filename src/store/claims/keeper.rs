@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::ahead::{Ahead, Choice, Room};
+use super::ahead::{Ahead, Choice, Kept, Room};
 use super::finds::Finds;
 use super::inner::{FetchBy, Inner, LedgerId, Purpose, state_of};
 use super::ledger::{Ledger, PIECES_MAX, messages};
@@ -464,7 +464,9 @@ impl<T: Asker> Keeper<T> {
                 gone.extend(lost.map(|(offsets, _)| offsets));
             }
             let is_stuck = is_useless && fetched.next <= first;
-            kept.into_iter().for_each(|kept| self.ledger.postpone(kept));
+            for Kept { offsets, until, is_over } in kept {
+                self.ledger.postpone(offsets, until, is_over);
+            }
             if !gone.is_empty() {
                 self.apply(now, Record::Gone { offsets: gone }, &mut out.counters);
             }

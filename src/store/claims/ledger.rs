@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use super::ahead::Kept;
 use super::pieces::{Phase, Piece, Pieces};
 use super::record::{Aim, Given, Move, Passed, Record, Snapshot, WrittenPhase, WrittenPiece};
 use crate::base::claim::{Claimed, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
@@ -409,9 +408,9 @@ impl Ledger {
         self.pieces.adopt_times(&before.pieces);
     }
 
-    /// Keeps free messages back.
-    pub(super) fn postpone(&mut self, kept: Kept) {
-        self.pieces.postpone(kept.offsets, kept.until, kept.is_over);
+    /// Keeps free messages back until a time. They do not count if they are over.
+    pub(super) fn postpone(&mut self, range: Range<Offset>, until: Millis, is_over: bool) {
+        self.pieces.postpone(range, until, is_over);
     }
 
     /// Frees what is no longer leased, and what can be given out again. Returns the number of messages whose

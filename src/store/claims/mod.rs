@@ -14,8 +14,8 @@
 //! | `notes` | the records on their way to the store, the answers that wait for them, snapshots |
 //! | `ahead` | messages that are read ahead, and the choice of those that a claim gets |
 //! | `line` | the workers that wait for messages |
-//! | `stats` | what a partition holds |
-//! | `finds` | messages that are looked for by their offsets |
+//! | `counting`, `stats` | what a partition holds, and the requests for it |
+//! | `finding`, `finds` | messages that are looked for by their offsets, and the requests for them |
 //! | `deletion` | deletes messages by their offsets, the oldest ones, and all |
 //! | `limits` | what limited queues hold, and what is dropped beyond a limit |
 //! | `moves` | moves messages to other queues: dead letters, and back |
@@ -28,7 +28,9 @@
 //! with what others do.
 
 mod ahead;
+mod counting;
 mod deletion;
+mod finding;
 mod finds;
 mod inner;
 mod keeper;

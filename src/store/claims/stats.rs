@@ -1,18 +1,12 @@
-//! What a partition holds, as its ledger and the store below know it together: the ledger counts what was given out and is
-//! not settled, the store everything behind that.
+//! Requests for statistics, which may wait until the time of a message is read.
 
-use super::inner::{Inner, Purpose};
-use super::keeper::{Keeper, fetch};
 use super::out::Out;
-use super::record::Record;
 use crate::base::batch::Fetched;
-use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::{Managed, PartitionStats, Stored};
 use crate::base::millis::UnixMillis;
-use crate::base::policy::Held;
 use crate::base::units::Offset;
-use crate::store::{Asker, Completion, Holding, Store};
+use crate::store::{Asker, Completion, Holding};
 
 /// Returns the statistics of a partition without a ledger.
 pub(super) fn stats_of(holding: &Holding) -> PartitionStats {
@@ -31,7 +25,7 @@ pub(super) fn stats_of(holding: &Holding) -> PartitionStats {
 
 /// What is known of the first or the last message.
 #[derive(Clone, Copy, Debug)]
-enum End {
+pub(super) enum End {
     None,
     Known(Stored),
     /// The time at which this message was stored is being read.
@@ -74,7 +68,7 @@ impl<T: Asker> StatsAsked<T> {
     }
 
     /// Returns what is known of the first (0) or the last (1) message, unless it must be read.
-    fn end(&mut self, index: usize, end: Option<(Offset, Option<UnixMillis>)>) -> End {
+    pub(super) fn end(&self, index: usize, end: Option<(Offset, Option<UnixMillis>)>) -> End {
         match end {
             None => End::None,
             Some((offset, Some(timestamp))) => End::Known(Stored { offset, timestamp }),
@@ -83,6 +77,19 @@ impl<T: Asker> StatsAsked<T> {
                 None => End::Asked(offset),
             },
         }
+    }
+
+    /// Adds a request. It is answered as soon as its times are known.
+    pub(super) fn push(
+        &mut self,
+        token: T::Manage,
+        is_again: bool,
+        stats: PartitionStats,
+        ends: [End; 2],
+        out: &mut Out<T>,
+    ) {
+        self.waiting.push(Waiting { token, stats, ends, is_again });
+        self.answer(out);
     }
 
     /// Answers the requests that have everything.
@@ -131,65 +138,5 @@ impl<T: Asker> StatsAsked<T> {
         for token in waiting.chain(self.again.drain(..)) {
             out.completions.push_back(Completion::Managed { token, result: Err(fault.clone()) });
         }
-    }
-}
-
-impl<T: Asker> Keeper<T> {
-    /// Counts what the partition holds.
-    pub(super) fn count(
-        &mut self,
-        now: Now,
-        store: &mut impl Store<Inner<T>>,
-        out: &mut Out<T>,
-    ) -> (PartitionStats, Holding) {
-        out.counters.expired += self.ledger.expire(now.mono);
-        self.ledger.end_lives(now);
-        let holding = store.holding(self.id.partition, self.ledger.next(), now.unix).unwrap_or_default();
-        let first = holding.stored.start;
-        if self.ledger.pieces().first().is_some_and(|floor| floor < first) {
-            // The store has dropped them.
-            let gone = Record::Gone { offsets: vec![Offset::ZERO..first] };
-            self.apply(now, gone, &mut out.counters);
-        }
-        let tally = self.ledger.pieces().tally();
-        let stats = PartitionStats {
-            free: tally.free + holding.visible,
-            claimed: tally.held,
-            delayed: tally.later + holding.delayed,
-            bytes: tally.bytes + holding.bytes,
-            oldest: None,
-            newest: None,
-        };
-        (stats, holding)
-    }
-
-    /// Returns how many messages of how many bytes the partition holds.
-    pub(super) fn held(&mut self, now: Now, store: &mut impl Store<Inner<T>>, out: &mut Out<T>) -> Held {
-        let (stats, _) = self.count(now, store, out);
-        Held { messages: stats.free + stats.claimed + stats.delayed, bytes: stats.bytes }
-    }
-
-    /// Answers a request for statistics, or reads the times that it needs.
-    pub(super) fn tell_stats(
-        &mut self,
-        now: Now,
-        token: T::Manage,
-        is_again: bool,
-        store: &mut impl Store<Inner<T>>,
-        out: &mut Out<T>,
-    ) {
-        let (stats, holding) = self.count(now, store, out);
-        let live = self.ledger.pieces().live_ends();
-        let oldest = live.map(|(first, _)| (first, None)).or(holding.oldest);
-        let newest = holding.newest.or(live.map(|(_, last)| (last, None)));
-        let ends = [self.stats.end(0, oldest), self.stats.end(1, newest)];
-        for end in ends {
-            if let End::Asked(at) = end {
-                let purpose = Purpose::At(at);
-                out.requests.push_back(fetch(self.id, purpose, self.id.partition, at, false, 1));
-            }
-        }
-        self.stats.waiting.push(Waiting { token, stats, ends, is_again });
-        self.stats.answer(out);
     }
 }
