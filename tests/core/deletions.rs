@@ -81,7 +81,12 @@ impl Shard {
         let script = Rc::new(RefCell::new(Script::default()));
         let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         let (settings, store) = (Arc::new(Settings::default()), ScriptedStore(script.clone()));
-        let core = Core::new(number, shards, settings, tenants, store);
+        let mut core = Core::new(number, shards, settings, tenants, store);
+        // A store without an earlier run has no doubts about it.
+        for shard in (0..shards).filter(|shard| *shard != number) {
+            let letters = core.poll_outbox(shard).unwrap_or_default();
+            assert!(matches!(letters[..], [Letter::Certain]), "{letters:?}");
+        }
         Self { number, core, script, now: Now::at_ms(1, 1_700_000_000_000) }
     }
 
