@@ -15,7 +15,7 @@ use super::finds::Finds;
 use super::inner::{FetchBy, Inner, LedgerId, Purpose, state_of};
 use super::ledger::{Ledger, PIECES_MAX, messages};
 use super::line::{Line, Watcher};
-use super::moves::Moves;
+use super::moving::Moves;
 use super::notes::{Answer, Notes};
 use super::out::Out;
 use super::record::{self, Record};

@@ -19,6 +19,7 @@
 //! | `deletion` | deletes messages by their offsets, the oldest ones, and all |
 //! | `limits` | what limited queues hold, and what is dropped beyond a limit |
 //! | `moves` | moves messages to other queues: dead letters, and back |
+//! | `moving` | the move that a ledger has under way |
 //! | `letter` | the headers of moved messages |
 //! | `out` | where a keeper sends what it has decided |
 //! | `inner` | the tokens of requests to the store below |
@@ -39,6 +40,7 @@ mod letter;
 mod limits;
 mod line;
 mod moves;
+mod moving;
 mod notes;
 mod out;
 mod pieces;

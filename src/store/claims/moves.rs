@@ -16,15 +16,16 @@ use std::sync::Arc;
 use super::inner::{LedgerId, Purpose};
 use super::keeper::{Keeper, fetch};
 use super::letter::{self, History, Source};
+use super::moving::{Group, Step};
 use super::out::Out;
 use super::pieces::Phase;
 use super::record::{Aim, Move, Record, Why};
-use crate::base::batch::{Batch, BatchBuilder, Fetched, Shape, StoredBatch};
+use crate::base::batch::{BatchBuilder, Fetched, Shape, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::names::{ClientId, FullName, QueueName};
 use crate::base::partitioner::key_partition;
-use crate::base::policy::{LivePolicy, Policy};
+use crate::base::policy::Policy;
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition};
 use crate::store::Asker;
@@ -40,78 +41,6 @@ const GROUP_BYTES: usize = 256 << 10;
 /// How long a move pauses after its first failure. Each further one doubles that.
 const PAUSE: Millis = Millis::new(1_000);
 const PAUSES_MAX: u32 = 6;
-
-/// What a move waits for.
-#[derive(Debug)]
-enum Step {
-    /// Its messages are being read.
-    Reading,
-    /// The queue is being opened for the messages that were read.
-    Opening(ErrandId, QueueName, Fetched),
-    /// The end of the target is being looked for.
-    Ending(ErrandId, Group),
-    /// The aim is being noted, in this note.
-    Noting(u64, Group),
-    /// The copies are being appended.
-    Appending(ErrandId, Group),
-    /// The queue of an earlier aim is being opened.
-    SearchOpening(ErrandId, Aim),
-    /// Copies are being looked for.
-    Searching(ErrandId, QueueInfo, Partition, Vec<Range<Offset>>),
-}
-
-/// Copies that go to one partition together.
-#[derive(Debug)]
-struct Group {
-    to: QueueInfo,
-    name: QueueName,
-    partition: Partition,
-    batch: Batch,
-    /// The messages.
-    offsets: Vec<Range<Offset>>,
-}
-
-/// The moves of a ledger.
-#[derive(Debug, Default)]
-pub(super) struct Moves {
-    /// The number of the move that is under way, and what it waits for.
-    running: Option<(u64, Step)>,
-    /// Whether all copies that this ledger has appended are settled.
-    is_sure: bool,
-    /// A partition of a life of a queue, and where it ended.
-    known_end: Option<(u64, Partition, Offset)>,
-    /// The number of failures in succession, and when to try again.
-    failures: u32,
-    due: Millis,
-    /// The queue, once it is known.
-    queue: Option<(FullName, Arc<LivePolicy>)>,
-}
-
-impl Moves {
-    /// Forgets what is under way. Its copies may be stored or not.
-    pub(super) fn reset(&mut self) {
-        (self.running, self.is_sure) = (None, false);
-    }
-
-    /// Returns when to try again after a failure.
-    pub(super) fn next_try(&self) -> Option<Millis> {
-        (self.failures > 0 && self.running.is_none()).then_some(self.due)
-    }
-
-    fn is_waiting_for(&self, id: ErrandId) -> bool {
-        match &self.running {
-            Some((_, step)) => match step {
-                Step::Opening(of, ..)
-                | Step::Ending(of, _)
-                | Step::Appending(of, _)
-                | Step::SearchOpening(of, _)
-                | Step::Searching(of, ..) => *of == id,
-                Step::Reading | Step::Noting(..) => false,
-            },
-            None => false,
-        }
-    }
-}
 
 impl<T: Asker> Keeper<T> {
     /// Returns whether copies of an earlier run may have to be looked for.
