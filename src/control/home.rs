@@ -9,6 +9,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::pages::Unmade;
+use super::refused::Refused;
 use super::{ANSWER_TIMEOUT, Control, ask_one};
 use crate::base::error::Fault;
 use crate::base::names::FullName;
@@ -35,13 +36,13 @@ enum Reached<T> {
 impl<T> Reached<T> {
     /// Returns the home's answer, or the response that says why there is none. `change` names the change, and `may` says
     /// what may be true of the queue.
-    fn answer(self, change: &str, may: &str) -> Result<T, Response> {
+    fn answer(self, change: &str, may: &str) -> Result<T, Refused> {
         match self {
             Self::Answered(answer) => Ok(answer),
-            Self::Silent(home) => Err(Unmade::Silent(home).into_response()),
+            Self::Silent(home) => Err(Refused::with(Unmade::Silent(home))),
             Self::Lost(home) => {
                 let text = format!("shard {home} has not confirmed {change}: {may}\n");
-                Err((StatusCode::SERVICE_UNAVAILABLE, text).into_response())
+                Err(Refused::with((StatusCode::SERVICE_UNAVAILABLE, text)))
             }
         }
     }
@@ -78,15 +79,17 @@ pub(super) async fn change<T: Send + 'static>(
     name: FullName,
     change: &'static str,
     ask: impl Fn(&Probe, FullName, oneshot::Sender<T>) -> bool + Send + Sync + 'static,
-) -> Result<T, Response> {
+) -> Result<T, Refused> {
     let Control { probe, changes, .. } = control;
     // If the client disconnects while it waits for the permit, nothing is changed. The semaphore is never closed.
-    let Ok(permit) = changes.acquire_owned().await else { return Err(failed("changes are closed")) };
+    let Ok(permit) = changes.acquire_owned().await else {
+        return Err(Refused::with(failed("changes are closed")));
+    };
     let may = format!("{change} of queue {}/{} may be done, or be done later", name.0, name.1);
     let work = async move { ask_home(&probe, &name, |reply| ask(&probe, name.clone(), reply)).await };
     match to_its_end(permit, work).await {
         Ok(reached) => reached.answer(change, &may),
-        Err(error) => Err(failed(&error.to_string())),
+        Err(error) => Err(Refused::with(failed(&error.to_string()))),
     }
 }
 
@@ -152,7 +155,7 @@ mod tests {
     fn a_home_that_does_not_answer_is_named() {
         assert_eq!(Reached::Answered(7).answer("it", "it may be").unwrap(), 7);
         for reached in [Reached::<u8>::Silent(3), Reached::Lost(3)] {
-            assert_eq!(reached.answer("it", "it may be").unwrap_err().status(), 503);
+            assert_eq!(reached.answer("it", "it may be").unwrap_err().into_response().status(), 503);
         }
     }
 }

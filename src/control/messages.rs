@@ -13,6 +13,7 @@ use super::Control;
 use super::home::failed;
 use super::queue::{find as find_queue, manage};
 use super::queues::name_of;
+use super::refused::Refused;
 use crate::base::batch::StoredBatch;
 use crate::base::claim::Granted;
 use crate::base::manage::{Found, Manage, Managed, Only, Removed};
@@ -186,8 +187,8 @@ struct Named {
 impl Named {
     /// Reads a query: `id=ID` for each message, and `unclaimed=true` if those that are claimed are spared. The error is
     /// the response.
-    fn read(query: Option<&str>) -> Result<Self, Response> {
-        let bad = |why: String| (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response();
+    fn read(query: Option<&str>) -> Result<Self, Refused> {
+        let bad = |why: String| Refused::with((StatusCode::BAD_REQUEST, format!("{why}\n")));
         let (mut ids, mut is_unclaimed) = (Vec::new(), false);
         for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
             match (&*name, &*value) {
@@ -219,10 +220,10 @@ pub(super) async fn find(
     State(Control { probe, looks, .. }): State<Control>,
     Path((project, queue)): Path<(String, String)>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
     let Named { messages, .. } = Named::read(query.as_deref())?;
-    let _look = looks.acquire_owned().await.map_err(|closed| failed(&closed.to_string()))?;
+    let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
     let mut lines = Vec::new();
     for (partition, offsets) in messages.into_iter().filter(|(partition, _)| partition.0 < info.partitions) {
@@ -237,11 +238,11 @@ pub(super) async fn remove(
     State(Control { probe, looks, .. }): State<Control>,
     Path((project, queue)): Path<(String, String)>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
     let Named { messages, is_unclaimed } = Named::read(query.as_deref())?;
     let only = if is_unclaimed { Only::Unclaimed } else { Only::All };
-    let _look = looks.acquire_owned().await.map_err(|closed| failed(&closed.to_string()))?;
+    let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
     let mut lines = Vec::new();
     for (partition, offsets) in messages {
@@ -273,14 +274,14 @@ pub(super) async fn pop(
     State(Control { probe, looks, .. }): State<Control>,
     Path((project, queue)): Path<(String, String)>,
     Query(Count { count }): Query<Count>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
     let mut left = count.unwrap_or(1);
     if !(1..=POP_MAX).contains(&left) {
         let why = format!("count: {left} is not within 1 to {POP_MAX}\n");
-        return Err((StatusCode::BAD_REQUEST, why).into_response());
+        return Err(Refused::with((StatusCode::BAD_REQUEST, why)));
     }
-    let _look = looks.acquire_owned().await.map_err(|closed| failed(&closed.to_string()))?;
+    let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
     let (mut lines, mut bytes_max) = (Vec::new(), POP_BYTES_MAX);
     for partition in info.all() {
@@ -348,7 +349,7 @@ mod tests {
             ("id=%00", "not the id"),
             ("id=0.1&unclaimed=1", "true or false"),
         ] {
-            assert_eq!(Named::read(Some(query)).unwrap_err().status(), 400, "{words}");
+            assert_eq!(Named::read(Some(query)).unwrap_err().into_response().status(), 400, "{words}");
         }
         let named = Named::read(Some(&format!("{}&unclaimed=true", &many[7..]))).unwrap();
         assert_eq!((named.messages.len(), named.is_unclaimed), (1, true));

@@ -40,6 +40,7 @@
 //! | `pages`, `paced` | the shards' answers, each made once for all waiting requests |
 //! | `settings` | the addresses, and the host names that it accepts |
 //! | `home` | changes of a queue, which its home makes |
+//! | `refused` | a response that ends a request early |
 //! | `routes` | the list of all pages, and the right that each needs |
 //! | here | health and readiness |
 //! | the others | one page each |
@@ -61,6 +62,7 @@ mod pages;
 mod queue;
 mod queue_line;
 mod queues;
+mod refused;
 mod reload;
 mod right;
 mod routes;

@@ -17,6 +17,7 @@ use super::gate::Client;
 use super::home::{change, failed, refusal};
 use super::pages::Unmade;
 use super::queues::{name_of, no_queue};
+use super::refused::Refused;
 use super::{ANSWER_TIMEOUT, Control, ask_one};
 use crate::access::Right;
 use crate::base::attributes::{DEAD_QUEUE, PARTITIONS};
@@ -125,14 +126,14 @@ pub struct Affected {
 }
 
 /// Asks a queue's home for the queue. The error is the response.
-pub(super) async fn find(probe: &Probe, name: &FullName) -> Result<Described, Response> {
+pub(super) async fn find(probe: &Probe, name: &FullName) -> Result<Described, Refused> {
     let until = Instant::now() + ANSWER_TIMEOUT;
     let home = probe.home(name);
     let ask = |reply: oneshot::Sender<_>| probe.find(name.clone(), move |found| drop(reply.send(found)));
-    let silent = || Unmade::Silent(home).into_response();
+    let silent = || Refused::with(Unmade::Silent(home));
     let answer = ask_one(until, ask).await.ok_or_else(silent)?;
     let Ok(Ok(found)) = timeout_at(until, answer).await else { return Err(silent()) };
-    found.ok_or_else(|| no_queue(&format!("{}/{}", name.0, name.1)))
+    found.ok_or_else(|| Refused::with(no_queue(&format!("{}/{}", name.0, name.1))))
 }
 
 /// Asks the owner of a partition about its messages. The error is the response.
@@ -141,18 +142,18 @@ pub(super) async fn manage(
     info: &QueueInfo,
     partition: Partition,
     what: Manage,
-) -> Result<Managed, Response> {
+) -> Result<Managed, Refused> {
     let shard = usize::from(info.owner(partition, probe.shards() as u16));
     let until = Instant::now() + ANSWER_TIMEOUT;
     let key = info.key(partition);
     let ask = |reply: oneshot::Sender<_>| {
         probe.manage(shard, key, what.clone(), move |managed| drop(reply.send(managed)))
     };
-    let silent = || Unmade::Silent(shard).into_response();
+    let silent = || Refused::with(Unmade::Silent(shard));
     let answer = ask_one(until, ask).await.ok_or_else(silent)?;
     match timeout_at(Instant::now() + MANAGED_TIMEOUT, answer).await {
         Ok(Ok(Ok(managed))) => Ok(managed),
-        Ok(Ok(Err(fault))) => Err(refusal(&fault.into())),
+        Ok(Ok(Err(fault))) => Err(Refused::with(refusal(&fault.into()))),
         _ => Err(silent()),
     }
 }
@@ -162,7 +163,7 @@ pub(super) async fn manage_all(
     probe: &Probe,
     info: &QueueInfo,
     what: &Manage,
-) -> Result<Vec<(Partition, Managed)>, Response> {
+) -> Result<Vec<(Partition, Managed)>, Refused> {
     let mut each = JoinSet::new();
     for partition in info.all() {
         let (probe, info, what) = (probe.clone(), info.clone(), what.clone());
@@ -172,7 +173,7 @@ pub(super) async fn manage_all(
     }
     let mut answers = Vec::new();
     while let Some(joined) = each.join_next().await {
-        answers.push(joined.map_err(|error| failed(&error.to_string()))??);
+        answers.push(joined.map_err(|error| Refused::with(failed(&error.to_string())))??);
     }
     answers.sort_unstable_by_key(|(partition, _)| *partition);
     Ok(answers)
@@ -181,9 +182,9 @@ pub(super) async fn manage_all(
 pub(super) async fn show(
     State(Control { probe, looks, .. }): State<Control>,
     Path((project, queue)): Path<(String, String)>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
-    let _look = looks.acquire_owned().await.map_err(|closed| failed(&closed.to_string()))?;
+    let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
     let described = find(&probe, &name).await?;
     let mut stats = StatsPage::default();
     for (partition, managed) in manage_all(&probe, &described.info, &Manage::Stats).await? {
@@ -196,15 +197,15 @@ pub(super) async fn show(
 }
 
 /// Returns what a request says. The error is the response.
-fn change_of(body: Result<Json<QueueChange>, JsonRejection>) -> Result<QueueChange, Response> {
+fn change_of(body: Result<Json<QueueChange>, JsonRejection>) -> Result<QueueChange, Refused> {
     match body {
         Ok(Json(change)) => Ok(change),
-        Err(rejection) => Err((rejection.status(), format!("{}\n", rejection.body_text())).into_response()),
+        Err(rejection) => Err(Refused::with((rejection.status(), format!("{}\n", rejection.body_text())))),
     }
 }
 
 /// Checks that a client may produce to the dead-letter queue that it names.
-fn check_dead_queue(client: Option<&Client>, attributes: &Map<String, Value>) -> Result<(), Response> {
+fn check_dead_queue(client: Option<&Client>, attributes: &Map<String, Value>) -> Result<(), Refused> {
     let named = attributes.get(DEAD_QUEUE).and_then(Value::as_str);
     // What is no name is refused later.
     match named.map(QueueName::parse) {
@@ -214,19 +215,19 @@ fn check_dead_queue(client: Option<&Client>, attributes: &Map<String, Value>) ->
 }
 
 /// Checks that a client may produce to a queue that gets messages of another one.
-fn check_target(client: Option<&Client>, queue: &QueueName) -> Result<(), Response> {
+fn check_target(client: Option<&Client>, queue: &QueueName) -> Result<(), Refused> {
     if client.is_none_or(|client| client.may(Right::Produce, queue)) {
         return Ok(());
     }
     let why = format!("the client's grant does not allow to produce to {}\n", queue.as_str());
-    Err((StatusCode::FORBIDDEN, why).into_response())
+    Err(Refused::with((StatusCode::FORBIDDEN, why)))
 }
 
-fn alter_refusal(fault: &AlterFault, shown: &str) -> Response {
+fn alter_refused(fault: &AlterFault, shown: &str) -> Refused {
     match fault {
-        AlterFault::Attribute(fault) => (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response(),
-        AlterFault::Fault(Fault::Store(StoreFault::NoQueue)) => no_queue(shown),
-        AlterFault::Fault(fault) => refusal(fault),
+        AlterFault::Attribute(fault) => Refused::with((StatusCode::BAD_REQUEST, format!("{fault}\n"))),
+        AlterFault::Fault(Fault::Store(StoreFault::NoQueue)) => Refused::with(no_queue(shown)),
+        AlterFault::Fault(fault) => Refused::with(refusal(fault)),
     }
 }
 
@@ -235,7 +236,7 @@ pub(super) async fn create(
     client: Option<Extension<Client>>,
     Path((project, queue)): Path<(String, String)>,
     body: Result<Json<QueueChange>, JsonRejection>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
     let QueueChange { mut attributes, partitions } = change_of(body)?;
     check_dead_queue(client.as_deref(), &attributes)?;
@@ -247,7 +248,7 @@ pub(super) async fn create(
     };
     let created: Result<Created, AlterFault> = change(control, name.clone(), "the creation", create).await?;
     let shown = format!("{project}/{queue}");
-    let Created { is_new, queue: described } = created.map_err(|fault| alter_refusal(&fault, &shown))?;
+    let Created { is_new, queue: described } = created.map_err(|fault| alter_refused(&fault, &shown))?;
     if is_new {
         tracing::info!(project, queue, "created a queue");
     }
@@ -260,7 +261,7 @@ pub(super) async fn set(
     client: Option<Extension<Client>>,
     Path((project, queue)): Path<(String, String)>,
     body: Result<Json<QueueChange>, JsonRejection>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
     let QueueChange { attributes, partitions } = change_of(body)?;
     check_dead_queue(client.as_deref(), &attributes)?;
@@ -269,7 +270,7 @@ pub(super) async fn set(
         probe.alter(name, alteration, move |altered| drop(reply.send(altered)))
     };
     let altered: Result<Described, AlterFault> = change(control, name.clone(), "the change", alter).await?;
-    let described = altered.map_err(|fault| alter_refusal(&fault, &format!("{project}/{queue}")))?;
+    let described = altered.map_err(|fault| alter_refused(&fault, &format!("{project}/{queue}")))?;
     tracing::info!(project, queue, "changed a queue");
     Ok(Json(QueuePage::of(&name, &described)).into_response())
 }
@@ -277,7 +278,7 @@ pub(super) async fn set(
 pub(super) async fn purge(
     State(control): State<Control>,
     Path((project, queue)): Path<(String, String)>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
     let messages = each_message(&control, &name, Manage::Purge).await?;
     tracing::info!(project, queue, messages, "purged a queue");
@@ -296,13 +297,13 @@ pub(super) async fn redrive(
     client: Option<Extension<Client>>,
     Path((project, queue)): Path<(String, String)>,
     Query(To { to }): Query<To>,
-) -> Result<Response, Response> {
+) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
     let to = to.as_deref().map(QueueName::parse).transpose();
-    let to = to.map_err(|fault| (StatusCode::BAD_REQUEST, format!("to: {fault}\n")).into_response())?;
+    let to = to.map_err(|fault| Refused::with((StatusCode::BAD_REQUEST, format!("to: {fault}\n"))))?;
     if to.as_ref() == Some(&name.1) {
         let why = "to: a queue cannot be redriven to itself\n";
-        return Err((StatusCode::BAD_REQUEST, why).into_response());
+        return Err(Refused::with((StatusCode::BAD_REQUEST, why)));
     }
     if let Some(to) = &to {
         check_target(client.as_deref(), to)?;
@@ -313,15 +314,16 @@ pub(super) async fn redrive(
 }
 
 /// Does something to all messages of a queue, even if the client disconnects. Returns how many there were.
-async fn each_message(control: &Control, name: &FullName, what: Manage) -> Result<u64, Response> {
+async fn each_message(control: &Control, name: &FullName, what: Manage) -> Result<u64, Refused> {
     let Control { probe, changes, .. } = control.clone();
-    let permit = changes.acquire_owned().await.map_err(|closed| failed(&closed.to_string()))?;
+    let permit =
+        changes.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
     let Described { info, .. } = find(&probe, name).await?;
     let work = tokio::spawn(async move {
         let _permit = permit;
         manage_all(&probe, &info, &what).await
     });
-    let answers = work.await.map_err(|error| failed(&error.to_string()))??;
+    let answers = work.await.map_err(|error| Refused::with(failed(&error.to_string())))??;
     let messages = answers.iter().map(|(_, managed)| match managed {
         Managed::Purged(messages) | Managed::Redriven(messages) => *messages,
         _ => 0,

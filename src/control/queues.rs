@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::home::{change, refusal};
 use super::pages::{self, JSON, Lines, Unmade};
 use super::queue_line::QueueLine;
+use super::refused::Refused;
 use super::{Control, ask_all};
 use crate::base::error::StoreFault;
 use crate::base::names::{FullName, Project, QueueName};
@@ -79,7 +80,7 @@ pub(super) async fn delete(
 ) -> Response {
     let name = match name_of(&project, &queue) {
         Ok(name) => name,
-        Err(refusal) => return refusal,
+        Err(refused) => return refused.into_response(),
     };
     let delete = |probe: &Probe, name, reply: oneshot::Sender<_>| {
         probe.delete(name, move |deleted| drop(reply.send(deleted)))
@@ -91,14 +92,14 @@ pub(super) async fn delete(
             }
             response(deleted, &format!("{project}/{queue}"))
         }
-        Err(lost) => lost,
+        Err(lost) => lost.into_response(),
     }
 }
 
 /// Parses the name of a queue in a path. The error is the response.
-pub(super) fn name_of(project: &str, queue: &str) -> Result<FullName, Response> {
+pub(super) fn name_of(project: &str, queue: &str) -> Result<FullName, Refused> {
     let name = Project::parse_stored(project).and_then(|project| Ok((project, QueueName::parse(queue)?)));
-    name.map_err(|fault| (StatusCode::BAD_REQUEST, format!("{fault}\n")).into_response())
+    name.map_err(|fault| Refused::with((StatusCode::BAD_REQUEST, format!("{fault}\n"))))
 }
 
 /// Returns the response to a request for a queue that does not exist.

@@ -16,7 +16,7 @@ use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::policy::Policy;
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo};
 use crate::base::units::{Offset, Partition};
-use crate::pb::headers::HeadersReader;
+use crate::pb::headers::{HeaderRef, HeadersReader, put_header};
 use crate::store::claims::Ledgers;
 use crate::store::errand::{Done, Errand, ErrandId, Wanted};
 use crate::store::log::random::Random;
@@ -559,4 +559,53 @@ fn a_message_dies_after_as_many_claims_as_its_queue_allows_and_is_redriven() {
     assert!(post.content(DEAD, View::Unclaimed).is_empty());
     let own = Manage::Redrive { to: Some(name(DEAD).1) };
     assert!(matches!(post.manage(DEAD, 0, own), Err(StoreFault::Unsupported(_))));
+}
+
+#[test]
+fn a_message_that_was_moved_too_often_is_deleted_and_counted() {
+    let mut post = Post::new(1, InMemory);
+    post.fails = false;
+    let mut headers = Vec::new();
+    put_header(HeaderRef { name: "millstream-dead-moves", value: Some(b"1000") }, &mut headers);
+    for headers in [&headers[..], &[]] {
+        let number = post.messages.len() as u64;
+        post.messages.insert(number, Message::default());
+        let mut builder = BatchBuilder::new(ClientId::from(9), 1_000, 0).with_shape(Shape::Headers);
+        builder.push_record(Record { headers, ..Record::plain(&number.to_le_bytes()) });
+        let (partition, stream, batch) = (KEY, Stream(1), builder.close());
+        let append = |token| Request::Append { token, stream, partition, batch };
+        post.submit(Asked::Produce(number), append);
+        post.poll();
+    }
+    while post.leased.len() < 2 {
+        post.claim(JOBS);
+        post.poll();
+    }
+    (0..2).for_each(|_| post.settle(Settle::Reject));
+    post.end();
+    let counters = post.counters();
+    assert_eq!((counters.dead, counters.dropped_dead, counters.rejected), (1, 1, 2));
+    let dead: Vec<u64> = post.content(DEAD, View::Unclaimed).into_iter().map(|(number, _)| number).collect();
+    assert_eq!((dead, post.content(JOBS, View::Unclaimed).len()), (vec![1], 0));
+}
+
+#[test]
+fn rejected_messages_of_a_queue_without_a_dead_letter_queue_are_deleted() {
+    let mut post = Post::new(1, InMemory);
+    for dead_queue in [None, Some(name(JOBS).1)] {
+        // A queue is not its own dead-letter queue.
+        post.queues[&JOBS].policy.set(Policy { dead_queue, claims_max: Some(1), ..Policy::default() });
+        post.produce();
+        post.poll();
+        while post.leased.is_empty() {
+            post.claim(JOBS);
+            post.poll();
+        }
+        post.settle(Settle::Reject);
+        post.poll();
+    }
+    post.end();
+    let counters = post.counters();
+    assert_eq!((counters.dead, counters.rejected, counters.unsettled), (0, 2, 0));
+    assert!(post.content(JOBS, View::Unclaimed).is_empty());
 }
