@@ -20,6 +20,7 @@ use millstream::base::batch::{Batch, BatchBuilder, Fetched, StoredBatch};
 use millstream::base::budget::{Account, Budget};
 use millstream::base::claim::{Grant, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
 use millstream::base::clock::Now;
+use millstream::base::manage::{Manage, Only};
 use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
@@ -240,6 +241,10 @@ fn memory(criterion: &mut Criterion) {
 const CLAIM: u32 = 100;
 const OUTSTANDING: u64 = 65_536;
 
+/// The number of messages in a deletion by id, and of those among which they are.
+const DELETED: usize = 20;
+const DELETABLE: usize = 50_000;
+
 /// A work queue in memory.
 struct WorkQueue {
     store: Ledgers<Memory<Inner<u64>>, u64>,
@@ -278,6 +283,12 @@ impl WorkQueue {
             Completion::Claimed { result, .. } => result.unwrap(),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn delete(&mut self, offsets: Vec<Offset>) {
+        let what = Manage::Remove { offsets, only: Only::All };
+        let removed = self.ask(Request::Manage { token: 3, partition: Self::KEY, what });
+        assert!(matches!(removed, Completion::Managed { result: Ok(_), .. }), "{removed:?}");
     }
 
     fn ack(&mut self, lease: LeaseId, offsets: Vec<Range<Offset>>) {
@@ -323,6 +334,58 @@ fn claims(criterion: &mut Criterion) {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let (lease, offset) = open.swap_remove((random >> 33) as usize % open.len());
             queue.ack(lease, vec![offset..offset + 1]);
+        });
+    });
+    let mut queue = WorkQueue::new();
+    let (mut left, mut end) = (Vec::new(), Offset::ZERO);
+    group.throughput(Throughput::Elements(DELETED as u64));
+    group.bench_function("delete 20 of 50,000 messages by id, in random order", |bencher| {
+        iter(bencher, DELETED, "message", || {
+            while left.len() < DELETABLE {
+                queue.append();
+                let (begins, count) = (end, u64::from(queue.batch.count()));
+                end += count;
+                left.extend(begins.following(count));
+            }
+            let mut offsets: Vec<Offset> = Vec::with_capacity(DELETED);
+            for _ in 0..DELETED {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                offsets.push(left.swap_remove((random >> 33) as usize % left.len()));
+            }
+            offsets.sort_unstable();
+            queue.delete(offsets);
+        });
+    });
+    group.finish();
+}
+
+/// Measures the statistics of a queue with 10 million messages.
+fn stats(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("statistics");
+    let mut store: Ledgers<Memory<Inner<u64>>, u64> =
+        Ledgers::new(Memory::new(4 << 30, WhenFull::DropOldest, 1));
+    let batch = batch();
+    let count = u64::from(batch.count());
+    // Each partition gets some messages in each of many minutes.
+    for round in 0..10_000_000 / 64 / count + 1 {
+        for partition in Partition::all(64) {
+            let partition = PartitionKey { queue: QueueId(1), partition };
+            let now = Now::at_ms(1, 1_700_000_000_000 + 30_000 * round);
+            let (stream, batch) = (Stream(0), batch.clone());
+            assert!(store.submit(now, Request::Append { token: 0, stream, partition, batch }).is_ok());
+            while store.poll_completion(now).is_some() {}
+        }
+    }
+    let now = Now::at_ms(1, 1_700_000_000_000);
+    group.throughput(Throughput::Elements(64));
+    group.bench_function("statistics of 10,000,000 messages in 64 partitions", |bencher| {
+        iter(bencher, 64, "partition", || {
+            for partition in Partition::all(64) {
+                let partition = PartitionKey { queue: QueueId(1), partition };
+                let request = Request::Manage { token: 0, partition, what: Manage::Stats };
+                assert!(store.submit(now, request).is_ok());
+                black_box(store.poll_completion(now).unwrap());
+            }
         });
     });
     group.finish();
@@ -396,6 +459,6 @@ fn pin(core: usize) {
 criterion_group! {
     name = stages;
     config = Criterion::default().measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
-    targets = frame, unmask, delimiter, session_produce, session_consume, memory, claims, histogram, hop
+    targets = frame, unmask, delimiter, session_produce, session_consume, memory, claims, stats, histogram, hop
 }
 criterion_main!(stages);

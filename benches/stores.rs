@@ -23,7 +23,7 @@ use millstream::shard;
 use millstream::store::kafka::{self, Cluster, Kafka, News};
 use millstream::store::log::disk::{Directory, Disk, Read, Step};
 use millstream::store::log::{self, Durability, Log, OsDirectory, Tag, moment, open};
-use millstream::store::{Completion, Request, Store, Stream};
+use millstream::store::{Completion, NewQueue, Request, Store, Stream};
 use rdkafka::mocking::MockCluster;
 
 /// The number of messages in a batch, and the size of a message in bytes.
@@ -102,7 +102,8 @@ fn log_append(criterion: &mut Criterion) {
         let mut store: Log<u64, Direct> = Log::new(Arc::new(dir), disk, 0, 1, &config);
         let clock = Clock(Instant::now());
         let name_of = (Project::parse("bench").unwrap(), QueueName::parse("log").unwrap());
-        let open = Request::Open { token: 0, queue: QueueId(1), name: name_of, create: Some(1) };
+        let open =
+            Request::Open { token: 0, queue: QueueId(1), name: name_of, create: Some(NewQueue::plain(1)) };
         assert!(store.submit(clock.now(), open).is_ok());
         assert!(matches!(answer(&mut store, &clock), Completion::Opened { result: Ok(_), .. }));
         let partition = PartitionKey { queue: QueueId(1), partition: Partition(0) };

@@ -168,3 +168,60 @@ fn a_server_does_not_start_with_a_file_that_does_not_work() {
         );
     }
 }
+
+#[test]
+fn a_client_manages_its_own_queues_at_the_control_port_with_its_own_token() {
+    let guarded = Guarded::start(
+        "manages",
+        &[
+            ("owner", "p1 produce,consume,claim,manage:jobs* produce:dead"),
+            ("reader", "p1 consume:jobs"),
+            ("stranger", "p2 manage,consume,claim,produce:*"),
+        ],
+    );
+    let control = format!("http://127.0.0.1:{}", guarded.server.control);
+    let run = |name: &str, arguments: &[&str]| {
+        let output = Command::new(BINARY)
+            .args(arguments)
+            .args(["--project", "p1", "--control", &control])
+            .args(["--control-token-file", guarded.place.0.join(name).to_str().unwrap()])
+            .output()
+            .unwrap();
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!text.contains(CANARY), "{text}");
+        (output.status.code().unwrap(), text)
+    };
+    let create = ["queue", "create", "jobs", "--partitions", "1"];
+    for name in ["reader", "stranger"] {
+        let (code, text) = run(name, &create);
+        assert!(code == 2 && text.contains("403") && text.contains("grant does not allow"), "{name}: {text}");
+    }
+    assert_eq!(run("owner", &create).0, 0);
+    assert_eq!(run("owner", &["queue", "set", "jobs", "_dead_letter_queue=dead"]).0, 0);
+    let (code, text) = run("owner", &["queue", "set", "jobs", "_dead_letter_queue=other"]);
+    assert!(code == 2 && text.contains("does not allow to produce to other"), "{text}");
+    let (code, text) = run("owner", &["queue", "create", "others"]);
+    assert!(code == 2 && text.contains("403"), "{text}");
+    assert_eq!(run("reader", &["queue", "stats", "jobs"]).0, 0);
+    let (code, text) = run("reader", &["message", "get", "jobs", "0.0"]);
+    assert!(code == 1 && text.contains("no such message"), "a reader may look: {text}");
+    for arguments in
+        [&["message", "delete", "jobs", "0.0"][..], &["message", "pop", "jobs"], &["queue", "purge", "jobs"]]
+    {
+        let (code, text) = run("reader", arguments);
+        assert!(code == 2 && text.contains("403"), "{arguments:?}: {text}");
+        assert_ne!(run("owner", arguments).0, 2, "{arguments:?}");
+    }
+    let (code, text) = run("stranger", &["message", "get", "jobs", "0.0"]);
+    assert!(code == 2 && text.contains("403"), "{text}");
+    // Pages that are about no queue need the operator's token, and so does a change without any.
+    let (code, text) = run("owner", &["queue", "list"]);
+    assert_eq!(code, 2, "the memory store has no list: {text}");
+    let anonymous =
+        Command::new(BINARY).args(create).args(["--project", "p1", "--control", &control]).output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&anonymous.stderr).contains("changes over TCP need a token while auth is on")
+    );
+    assert_eq!(run("owner", &["queue", "delete", "jobs"]).0, 2, "the memory store deletes nothing");
+}

@@ -1,16 +1,24 @@
-//! Tests section 7 of the protocol on the real binary: keys, ids of stored messages, and timestamps. Also
+//! Tests section 7 of the protocol on the real binary: keys, headers, ids of stored messages, and timestamps. Also
 //! tests the commands that use them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/place.rs"]
+mod place;
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
+
 use common::{Client, Server, append, code, feed, get, producer, request};
 use millstream::base::partitioner::key_partition;
 use millstream::base::units::{Offset, Partition};
-use millstream::pb::{ConsumeResponse, ProduceRequest, ProduceResponse, ProduceSetupResponse, Status};
+use millstream::pb::headers::{HeaderRef, put_header};
+use millstream::pb::{
+    ConsumeResponse, ConsumeSetupRequest, ProduceRequest, ProduceResponse, ProduceSetupResponse,
+    SetupRequest, Status,
+};
+use place::Place;
 
 fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {
     let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
@@ -18,8 +26,7 @@ fn keyed(messages: &[(&str, &str)]) -> ProduceRequest {
         ttl: Some(60),
         payloads: messages.iter().map(|(_, payload)| bytes(payload)).collect(),
         keys: messages.iter().map(|(key, _)| bytes(key)).collect(),
-        token: None,
-        delay: None,
+        ..ProduceRequest::default()
     }
 }
 
@@ -166,4 +173,64 @@ fn produce_reads_keys_before_a_separator_and_consume_shows_them_as_json() {
     let key = |key: &str| Some(key.to_owned());
     let expected = [(None, "empty"), (None, "no key"), (key("a"), "1"), (key("a"), "3=>4"), (key("b"), "2")];
     assert_eq!(lines, expected.map(|(key, payload)| (key, payload.to_owned())));
+}
+
+#[test]
+fn headers_are_produced_shown_as_json_and_kept_in_the_log() {
+    let data = Place::new("headers");
+    let server = Server::start(&["--cores", "0-1", "--store", "log", "--data-dir", data.text()]);
+    let with = ["--header", "lang=de", "--header", "lang=", "--header", "eq=a=b"];
+    let produced = feed(server.run(&[&["produce", "letters/0"], &with[..]].concat()), b"hallo\n");
+    assert!(produced.status.success(), "{}", String::from_utf8_lossy(&produced.stderr));
+    let mut client = producer(&server, "letters/0");
+    let mut headers = Vec::new();
+    put_header(HeaderRef { name: "bin", value: Some(&[0xff, 0]) }, &mut headers);
+    put_header(HeaderRef { name: "null", value: None }, &mut headers);
+    let bytes = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+    client.send(&ProduceRequest {
+        headers: vec![bytes(&headers), Bytes::new()],
+        ..request(Some(60), &[b"other", b"none"])
+    });
+    assert_eq!(code(&client.receive_as::<ProduceResponse>().status), 201);
+    let expected = [
+        serde_json::json!([
+            {"name": "lang", "value": "de"}, {"name": "lang", "value": ""}, {"name": "eq", "value": "a=b"}
+        ]),
+        serde_json::json!([{"name": "bin", "value_base64": "/wA="}, {"name": "null"}]),
+        serde_json::Value::Null,
+    ];
+    let shown = |output: std::process::Output| -> Vec<serde_json::Value> {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["headers"].clone())
+            .collect()
+    };
+    let get =
+        get("letters", "", true).get.map(|get| ConsumeSetupRequest { without_headers: Some(true), ..get });
+    let mut consumer = Client::connect(&server);
+    consumer.begin(&SetupRequest { get, append: None, claim: None });
+    assert_eq!(consumer.receive_as::<Status>().status_code(), 100);
+    let messages = consumer.receive_as::<ConsumeResponse>().messages;
+    assert!(!messages.is_empty() && messages.iter().all(|message| message.headers.is_none()));
+    // A claim deletes what it has printed, but the log still has it.
+    for command in ["consume", "claim"] {
+        let run = server.run(&[command, "letters", "--count", "3", "--json"]);
+        assert_eq!(shown(feed(run, b"")), expected, "{command}");
+    }
+    assert_eq!(server.stop(), 0);
+    let mut dump = std::process::Command::new(common::BINARY);
+    dump.args(["log", "dump", data.text(), "letters", "--json"]);
+    assert_eq!(shown(feed(dump, b"")), expected);
+}
+
+#[test]
+fn names_of_headers_that_the_server_refuses_or_drops_are_bad_usage() {
+    let server = Server::start(&["--cores", "0"]);
+    for argument in ["ms=1", "millstream-x=1", "none"] {
+        let output = feed(server.run(&["produce", "q", "--header", argument]), b"x\n");
+        assert_eq!(output.status.code(), Some(2), "{argument}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--header"), "{output:?}");
+    }
 }

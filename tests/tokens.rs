@@ -378,8 +378,14 @@ fn message(offset: u64, payload: &'static str, marker: Option<String>) -> Messag
 }
 
 fn marker(position: u64) -> String {
-    let info =
-        QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 7, signing: Default::default() };
+    let info = QueueInfo {
+        id: QueueId(1),
+        incarnation: 1,
+        partitions: 1,
+        hash: 7,
+        signing: Default::default(),
+        policy: Default::default(),
+    };
     Marker::encode(&info, &[Offset(position)])
 }
 

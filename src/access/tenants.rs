@@ -16,6 +16,7 @@ use super::limits::{Limits, ProjectLimits, Rate};
 use crate::base::error::PeerFault;
 use crate::base::millis::Millis;
 use crate::base::names::Project;
+use crate::base::policies::Policies;
 use crate::base::queue::QueueId;
 
 /// The part of a rate that may be used at once, as time at that rate.
@@ -33,6 +34,7 @@ pub struct Tenants {
     known: Mutex<Known>,
     /// The counted queues, by their ids in this process.
     queues: Mutex<HashMap<QueueId, Permit>>,
+    policies: Policies,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,13 @@ impl Tenants {
             counts_storage: limits.storage_bytes > 0,
             known: Mutex::new(known),
             queues: Mutex::default(),
+            policies: Policies::default(),
         }
+    }
+
+    /// Returns the policies of the queues that exist.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// Changes the limits of every project. What exceeds a lower limit stays, and nothing is added until the

@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `credential` | what a client shows, and the key under which shards remember the verdict |
 //! | `question` | what shards ask, and what they hear |
+//! | `desk` | questions of threads that are no shards |
 //! | `settings` | the providers and their settings |
 //! | `token` | tokens of the server's own, and files that list their digests |
 //! | `line` | a line of such a file |
@@ -24,6 +25,7 @@
 
 mod breaker;
 mod credential;
+mod desk;
 #[cfg(test)]
 mod fake;
 mod http;
@@ -43,6 +45,7 @@ pub mod token;
 
 pub use crate::base::secret::Secret;
 pub use credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX, own_client};
+pub use desk::{Desk, Waiting};
 pub use judge::{Judge, Read};
 pub use line::Line;
 pub use provider::jwt::verify as verify_jwt;

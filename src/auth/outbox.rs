@@ -16,7 +16,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(audience: Arc<dyn Audience>) -> Self {
-        let waiting = (0..audience.shards()).map(|_| VecDeque::new()).collect();
+        let waiting = (0..audience.listeners()).map(|_| VecDeque::new()).collect();
         Self { audience, waiting }
     }
 

@@ -115,11 +115,11 @@ impl fmt::Display for Denial {
     }
 }
 
-/// The shards, as listeners of the judge.
+/// The shards and the [`Desk`](super::Desk), as listeners of the judge.
 pub trait Audience: Send + Sync + fmt::Debug {
-    /// Returns the number of shards.
-    fn shards(&self) -> u16;
+    /// Returns the number of listeners: the shards, and behind them the desk if there is one.
+    fn listeners(&self) -> u16;
 
-    /// Gives an answer to a shard, or returns it if the shard's inbox is full.
+    /// Gives an answer to a listener, or returns it if the shard's inbox is full.
     fn tell(&self, shard: u16, answer: Answer) -> Result<(), Answer>;
 }

@@ -4,9 +4,15 @@
 //! partition stores it, and all readers share it. Shards never write to a shared batch except for its
 //! reference count.
 //!
-//! Stored form of a message: the length of the payload (u32, little-endian), in a batch with keys also the
-//! length of the key, then the key and the payload. Few queues use keys, and batches without keys do not pay
-//! for them.
+//! Stored form of a message, all lengths as u32, little-endian:
+//!
+//! | shape of the batch | record |
+//! | --- | --- |
+//! | payloads | length of the payload; payload |
+//! | keys | lengths of payload and key; key, payload |
+//! | headers | lengths of payload, key and headers; key, headers, payload |
+//!
+//! Few queues use keys or headers, and batches without them do not pay for them.
 
 use std::sync::Arc;
 
@@ -16,16 +22,74 @@ use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
 
-/// The size of a length field, in bytes. A record has one, in a batch with keys two.
+/// The size of a length field, in bytes. A record has one, two or three, see [`Shape`].
 pub const RECORD_HEADER_BYTES: usize = 4;
 
 /// A message in a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record<'a> {
     /// The key; empty if the message has none.
     pub key: &'a [u8],
+    /// The headers as an encoded pb `Headers`; empty if the message has none.
+    pub headers: &'a [u8],
     /// The payload; may be empty.
     pub payload: &'a [u8],
+}
+
+impl<'a> Record<'a> {
+    /// Returns a message without a key and headers.
+    #[inline]
+    pub fn plain(payload: &'a [u8]) -> Self {
+        Self { payload, ..Self::default() }
+    }
+
+    /// Returns a message without headers.
+    pub fn keyed(key: &'a [u8], payload: &'a [u8]) -> Self {
+        Self { key, payload, ..Self::default() }
+    }
+
+    /// Returns the message without its headers.
+    pub fn without_headers(self) -> Self {
+        Self { headers: &[], ..self }
+    }
+
+    /// Returns the bytes of payload, key and headers: the size that limits count.
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.headers.len() + self.payload.len()
+    }
+
+    /// Returns the simplest shape that holds the message.
+    pub fn shape(&self) -> Shape {
+        match (self.headers, self.key) {
+            ([], []) => Shape::Payloads,
+            ([], _) => Shape::Keys,
+            _ => Shape::Headers,
+        }
+    }
+}
+
+/// What the records of a batch may hold. Each shape holds what those before it hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shape {
+    /// Payloads.
+    #[default]
+    Payloads,
+    /// Keys and payloads.
+    Keys,
+    /// Keys, headers and payloads.
+    Headers,
+}
+
+impl Shape {
+    /// Returns the bytes of the length fields of a record.
+    pub fn lengths_bytes(self) -> usize {
+        RECORD_HEADER_BYTES
+            * match self {
+                Self::Payloads => 1,
+                Self::Keys => 2,
+                Self::Headers => 3,
+            }
+    }
 }
 
 /// A closed batch. Clones share the messages. Invariant: `records` contains exactly `count` whole records.
@@ -39,7 +103,7 @@ struct Closed {
     ttl_secs: u32,
     delay_secs: u32,
     count: u32,
-    has_keys: bool,
+    shape: Shape,
     records: Vec<u8>,
 }
 
@@ -101,7 +165,7 @@ impl Batch {
     pub fn from_stored(
         client: ClientId,
         ttl_secs: u32,
-        has_keys: bool,
+        shape: Shape,
         count: u32,
         records: &[u8],
     ) -> Option<Self> {
@@ -112,7 +176,7 @@ impl Batch {
             ttl_secs,
             delay_secs: 0,
             count,
-            has_keys,
+            shape,
             records: records.to_vec(),
         }));
         let (mut whole, mut end) = (0, 0);
@@ -122,26 +186,44 @@ impl Batch {
         (count > 0 && whole == count && end == records.len()).then_some(batch)
     }
 
-    /// Returns whether the messages may have keys.
-    pub fn has_keys(&self) -> bool {
-        self.0.has_keys
+    /// Returns what the records may hold.
+    #[inline]
+    pub fn shape(&self) -> Shape {
+        self.0.shape
     }
 
     /// Returns the message at `position`, preceded by the position of the next one. Returns `None` at the
     /// end.
     #[inline]
     pub fn record_at(&self, position: usize) -> Option<(usize, Record<'_>)> {
+        if self.0.shape == Shape::Payloads { self.payload_at(position) } else { self.shaped_at(position) }
+    }
+
+    /// As [`Self::record_at`], for a batch of payloads. The compiler knows that these records have neither key nor
+    /// headers.
+    #[inline]
+    pub fn payload_at(&self, position: usize) -> Option<(usize, Record<'_>)> {
+        debug_assert_eq!(self.0.shape, Shape::Payloads);
         let rest = self.0.records.get(position..)?;
         let (length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-        let length = u32::from_le_bytes(*length) as usize;
-        let (key, rest) = if self.0.has_keys {
-            let (key_length, rest) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-            rest.split_at_checked(u32::from_le_bytes(*key_length) as usize)?
-        } else {
-            (&[][..], rest)
+        let (payload, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        Some((self.0.records.len() - rest.len(), Record::plain(payload)))
+    }
+
+    #[inline(never)]
+    fn shaped_at(&self, position: usize) -> Option<(usize, Record<'_>)> {
+        let mut rest = self.0.records.get(position..)?;
+        let mut length = || {
+            let (length, behind) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+            rest = behind;
+            Some(u32::from_le_bytes(*length) as usize)
         };
-        let (payload, rest) = rest.split_at_checked(length)?;
-        Some((self.0.records.len() - rest.len(), Record { key, payload }))
+        let (payload, key) = (length()?, length()?);
+        let headers = if self.0.shape == Shape::Headers { length()? } else { 0 };
+        let (key, rest) = rest.split_at_checked(key)?;
+        let (headers, rest) = rest.split_at_checked(headers)?;
+        let (payload, rest) = rest.split_at_checked(payload)?;
+        Some((self.0.records.len() - rest.len(), Record { key, headers, payload }))
     }
 
     /// Returns the position of record number `index`, or the end if the batch has fewer records.
@@ -259,7 +341,7 @@ pub struct BatchBuilder {
     ttl_secs: u32,
     delay_secs: u32,
     count: u32,
-    has_keys: bool,
+    shape: Shape,
     records: Vec<u8>,
 }
 
@@ -279,7 +361,7 @@ impl BatchBuilder {
             ttl_secs,
             delay_secs: 0,
             count: 0,
-            has_keys: false,
+            shape: Shape::Payloads,
             records: Vec::with_capacity(capacity),
         }
     }
@@ -294,26 +376,33 @@ impl BatchBuilder {
         Self { delay_secs, ..self }
     }
 
-    /// Creates an empty batch with keys. Use only [`Self::push_keyed`] on it.
-    pub fn with_keys(client: ClientId, ttl_secs: u32, capacity: usize) -> Self {
-        Self { has_keys: true, ..Self::new(client, ttl_secs, capacity) }
+    /// Sets what the records may hold. The batch must be empty.
+    #[must_use]
+    pub fn with_shape(self, shape: Shape) -> Self {
+        debug_assert_eq!(self.count, 0);
+        Self { shape, ..self }
     }
 
-    /// Appends a copy of a message and its key. An empty key means none.
-    pub fn push_keyed(&mut self, key: &[u8], payload: &[u8]) {
-        debug_assert!(self.has_keys, "use push for a batch without keys");
-        self.records.reserve(2 * RECORD_HEADER_BYTES + key.len() + payload.len());
-        self.records.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        self.records.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        self.records.extend_from_slice(key);
-        self.records.extend_from_slice(payload);
+    /// Appends a copy of a message, whose shape must not be beyond the batch's.
+    pub fn push_record(&mut self, record: Record<'_>) {
+        debug_assert!(record.shape() <= self.shape, "{:?} holds no {record:?}", self.shape);
+        let Record { key, headers, payload } = record;
+        let lengths = [payload.len(), key.len(), headers.len()];
+        let fields = self.shape.lengths_bytes() / RECORD_HEADER_BYTES;
+        self.records.reserve(self.shape.lengths_bytes() + record.bytes());
+        for length in &lengths[..fields] {
+            self.records.extend_from_slice(&(*length as u32).to_le_bytes());
+        }
+        for part in [key, headers, payload] {
+            self.records.extend_from_slice(part);
+        }
         self.count += 1;
     }
 
     /// Appends a copy of a payload.
     #[inline]
     pub fn push(&mut self, payload: &[u8]) {
-        debug_assert!(!self.has_keys, "use push_keyed for a batch with keys");
+        debug_assert_eq!(self.shape, Shape::Payloads, "use push_record for other shapes");
         self.records.reserve(RECORD_HEADER_BYTES + payload.len());
         self.records.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         self.records.extend_from_slice(payload);
@@ -353,9 +442,10 @@ impl BatchBuilder {
         self.ttl_secs = ttl_secs;
     }
 
-    /// Returns whether the messages may have keys.
-    pub fn has_keys(&self) -> bool {
-        self.has_keys
+    /// Returns what the records may hold.
+    #[inline]
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// Returns the number of messages so far.
@@ -379,7 +469,7 @@ impl BatchBuilder {
             ttl_secs: self.ttl_secs,
             delay_secs: self.delay_secs,
             count: self.count,
-            has_keys: self.has_keys,
+            shape: self.shape,
             records: self.records,
         }))
     }
@@ -388,6 +478,7 @@ impl BatchBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn payloads_come_back_in_order_and_a_roll_back_removes_later_ones() {
@@ -406,37 +497,55 @@ mod tests {
         assert_eq!(batch.record_at(batch.position_of(3)), None);
     }
 
-    #[test]
-    fn stored_bytes_must_be_whole_records() {
-        let mut builder = BatchBuilder::with_keys(ClientId::from(7), 60, 0);
-        builder.push_keyed(b"k", b"one");
-        builder.push_keyed(b"", b"two");
-        let batch = builder.close();
-        let bytes = batch.as_stored();
-        let read =
-            |has_keys, count, bytes: &[u8]| Batch::from_stored(ClientId::from(7), 60, has_keys, count, bytes);
-        assert_eq!(read(true, 2, bytes), Some(batch.clone()));
-        for (has_keys, count, bytes) in [
-            (true, 1, bytes),
-            (true, 3, bytes),
-            (false, 2, bytes),
-            (true, 2, &bytes[..bytes.len() - 1]),
-            (true, 0, &[]),
-            (false, 1, &[0xff; 4]),
-        ] {
-            assert_eq!(read(has_keys, count, bytes), None, "{has_keys} {count} {bytes:?}");
-        }
+    fn built(shape: Shape, records: &[Record<'_>]) -> Batch {
+        let mut builder = BatchBuilder::new(ClientId::from(7), 60, 0).with_shape(shape);
+        records.iter().for_each(|record| builder.push_record(*record));
+        builder.close()
     }
 
     #[test]
-    fn keys_come_back_with_their_payloads() {
-        let mut builder = BatchBuilder::with_keys(ClientId::from(7), 60, 0);
-        let messages = [(&b"k"[..], &b"one"[..]), (b"", b"two"), (b"key", b"")];
-        messages.iter().for_each(|(key, payload)| builder.push_keyed(key, payload));
-        let batch = builder.close();
-        let records: Vec<_> = batch.records().map(|record| (record.key, record.payload)).collect();
-        assert_eq!(records, messages);
-        assert_eq!(batch.record_at(batch.position_of(2)).map(|(_, record)| record.key), Some(&b"key"[..]));
-        assert_eq!(batch.record_at(batch.position_of(3)), None);
+    fn stored_bytes_must_be_whole_records() {
+        let batch = built(Shape::Keys, &[Record::keyed(b"k", b"one"), Record::plain(b"two")]);
+        let bytes = batch.as_stored();
+        let read =
+            |shape, count, bytes: &[u8]| Batch::from_stored(ClientId::from(7), 60, shape, count, bytes);
+        assert_eq!(read(Shape::Keys, 2, bytes), Some(batch.clone()));
+        for (shape, count, bytes) in [
+            (Shape::Keys, 1, bytes),
+            (Shape::Keys, 3, bytes),
+            (Shape::Payloads, 2, bytes),
+            (Shape::Headers, 2, bytes),
+            (Shape::Keys, 2, &bytes[..bytes.len() - 1]),
+            (Shape::Keys, 0, &[]),
+            (Shape::Payloads, 1, &[0xff; 4]),
+            (Shape::Headers, 1, &[0; 11]),
+        ] {
+            assert_eq!(read(shape, count, bytes), None, "{shape:?} {count} {bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_back_as_they_were_pushed(
+            messages in proptest::collection::vec(
+                (proptest::collection::vec(any::<u8>(), 0..9), proptest::collection::vec(any::<u8>(), 0..9),
+                 proptest::collection::vec(any::<u8>(), 0..99)), 1..9),
+            larger in 0usize..3,
+        ) {
+            let records: Vec<_> =
+                messages.iter().map(|(key, headers, payload)| Record { key, headers, payload }).collect();
+            let least = records.iter().map(Record::shape).max().unwrap();
+            let shape = [least, Shape::Keys, Shape::Headers][larger].max(least);
+            let batch = built(shape, &records);
+            prop_assert_eq!(batch.shape(), shape);
+            let bytes: usize = records.iter().map(|record| record.bytes() + shape.lengths_bytes()).sum();
+            prop_assert_eq!(batch.stored_bytes(), bytes);
+            prop_assert_eq!(batch.records().collect::<Vec<_>>(), records.clone());
+            let last = batch.position_of(records.len() as u32 - 1);
+            prop_assert_eq!(batch.record_at(last).map(|(_, record)| record), records.last().copied());
+            prop_assert_eq!(batch.record_at(batch.position_of(records.len() as u32)), None);
+            let again = Batch::from_stored(ClientId::from(7), 60, shape, batch.count(), batch.as_stored());
+            prop_assert_eq!(again, Some(batch));
+        }
     }
 }

@@ -50,6 +50,9 @@ impl FailureCounts {
 /// Why a store without claims refuses claims and delays.
 pub const NO_CLAIMS: &str = "claims and delays need the embedded log or the memory store; Kafka has neither until servers share ownership";
 
+/// Why a store without attributes refuses to change them.
+pub const NO_ATTRIBUTES: &str = "attributes of queues need the embedded log or the memory store";
+
 /// A status code of the protocol (section 3), with the meaning that it has in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StatusCode(pub u32);
@@ -142,6 +145,22 @@ pub enum PeerFault {
         /// The limit, `max_key_bytes`.
         max: usize,
     },
+    /// The headers of a message are larger than allowed.
+    HeadersTooLarge {
+        /// The length in bytes.
+        bytes: usize,
+        /// The limit, `max_headers_bytes`.
+        max: usize,
+    },
+    /// The headers of a message are not valid. The text says why.
+    Headers(&'static str),
+    /// The request has headers, but not one for each payload.
+    HeaderCount {
+        /// The number of headers.
+        headers: u32,
+        /// The number of payloads.
+        payloads: u32,
+    },
     /// The request has keys, but not one for each payload.
     KeyCount {
         /// The number of keys.
@@ -181,6 +200,22 @@ pub enum PeerFault {
     },
     /// The client's grant has ended, or its credential is refused. The text says why.
     Unauthenticated(&'static str),
+    /// A payload is longer than the queue allows.
+    PayloadBeyondQueue {
+        /// The attribute with the limit.
+        attribute: &'static str,
+        /// The length of the payload.
+        bytes: usize,
+        /// The limit of the queue.
+        max: usize,
+    },
+    /// The queue holds as much as it may.
+    QueueFull {
+        /// The attribute with the limit.
+        attribute: &'static str,
+        /// The limit.
+        limit: u64,
+    },
     /// Too many attempts. The text says of what.
     TooOften(&'static str),
     /// No rule of the client allows what it asks for. The text names it.
@@ -248,6 +283,8 @@ impl Fault {
                 | PeerFault::Delay { .. }
                 | PeerFault::DelayBeyondTtl { .. }
                 | PeerFault::ClaimSeconds { .. }
+                | PeerFault::Headers(_)
+                | PeerFault::HeaderCount { .. }
                 | PeerFault::KeyCount { .. } => 400,
                 PeerFault::Unauthenticated(_) => 401,
                 PeerFault::Forbidden(_) => 403,
@@ -255,10 +292,13 @@ impl Fault {
                 PeerFault::PbTimeout => 408,
                 PeerFault::PbTooLarge { .. }
                 | PeerFault::PayloadTooLarge { .. }
-                | PeerFault::KeyTooLarge { .. } => 413,
+                | PeerFault::PayloadBeyondQueue { .. }
+                | PeerFault::KeyTooLarge { .. }
+                | PeerFault::HeadersTooLarge { .. } => 413,
                 PeerFault::CreditExceeded { .. }
                 | PeerFault::OverRate { .. }
                 | PeerFault::StorageFull { .. }
+                | PeerFault::QueueFull { .. }
                 | PeerFault::TooOften(_)
                 | PeerFault::TooMany { .. } => 429,
             },
@@ -322,6 +362,13 @@ impl fmt::Display for PeerFault {
             Self::PayloadTooLarge { bytes, max } => {
                 write!(f, "payload: {bytes} bytes are more than max_payload_bytes = {max}")
             }
+            Self::PayloadBeyondQueue { attribute, bytes, max } => {
+                write!(f, "payload: {bytes} bytes are more than the queue's {attribute} = {max}")
+            }
+            Self::QueueFull { attribute, limit } => write!(
+                f,
+                "queue: storing these messages would exceed its {attribute} = {limit}; try again when others are gone"
+            ),
             Self::TooMany { what, key, limit } => {
                 write!(f, "project: has as many {what} as {key} = {limit} allows")
             }
@@ -337,6 +384,13 @@ impl fmt::Display for PeerFault {
             ),
             Self::KeyTooLarge { bytes, max } => {
                 write!(f, "key: {bytes} bytes are more than max_key_bytes = {max}")
+            }
+            Self::HeadersTooLarge { bytes, max } => {
+                write!(f, "headers: {bytes} bytes are more than max_headers_bytes = {max}")
+            }
+            Self::Headers(why) => write!(f, "headers: {why}"),
+            Self::HeaderCount { headers, payloads } => {
+                write!(f, "headers: {headers} for {payloads} payloads; none, or one for each")
             }
             Self::KeyCount { keys, payloads } => {
                 write!(f, "keys: {keys} for {payloads} payloads; none, or one for each")
@@ -398,7 +452,7 @@ mod tests {
 
     #[test]
     fn every_fault_has_the_status_of_the_protocol() {
-        let table: [(Fault, u32); 31] = [
+        let table: [(Fault, u32); 36] = [
             (PeerFault::ProjectName.into(), 400),
             (PeerFault::QueueName.into(), 400),
             (PeerFault::Marker("x").into(), 400),
@@ -410,6 +464,9 @@ mod tests {
             (PeerFault::ClaimSeconds { field: "ttl", value: 0, range: (1, 2) }.into(), 400),
             (StoreFault::Unsupported(NO_CLAIMS).into(), 501),
             (PeerFault::KeyCount { keys: 1, payloads: 2 }.into(), 400),
+            (PeerFault::HeaderCount { headers: 1, payloads: 2 }.into(), 400),
+            (PeerFault::Headers("x").into(), 400),
+            (PeerFault::HeadersTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::KeyTooLarge { bytes: 9, max: 8 }.into(), 413),
             (PeerFault::Unauthenticated("token expired").into(), 401),
             (PeerFault::Forbidden("consume").into(), 403),
@@ -423,6 +480,8 @@ mod tests {
             (PeerFault::OverRate { sent: MsgNum::new(1), rates: (1, 0) }.into(), 429),
             (PeerFault::TooMany { what: "queues", key: "project_max_queues", limit: 1 }.into(), 429),
             (PeerFault::StorageFull { sent: MsgNum::new(1), limit: 1 }.into(), 429),
+            (PeerFault::QueueFull { attribute: "_max_messages", limit: 1 }.into(), 429),
+            (PeerFault::PayloadBeyondQueue { attribute: "_max", bytes: 9, max: 8 }.into(), 413),
             (StoreFault::NameTooLong.into(), 400),
             (StoreFault::TooManyQueues.into(), 503),
             (StoreFault::Full.into(), 503),

@@ -31,8 +31,9 @@ pub const KAFKA_RECORD_BYTES: usize = 256;
 /// record.
 pub const KAFKA_PACKED_RECORD_BYTES: usize = 256 << 10;
 
-/// The most bytes of a Kafka record in addition to its payload: key, header and framing.
-pub const KAFKA_RECORD_OVERHEAD_BYTES: usize = 64 << 10;
+/// The most bytes of a Kafka record in addition to its payload: key and headers of 32 KiB each, what the server adds to
+/// them, and framing.
+pub const KAFKA_RECORD_OVERHEAD_BYTES: usize = 66 << 10;
 
 /// The longest length prefix of a pb, a base-128 varint, in bytes (protocol section 2).
 pub const PB_LENGTH_BYTES_MAX: usize = 5;

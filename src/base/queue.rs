@@ -1,6 +1,9 @@
 //! Queues as the shards know them, and the placement of partitions.
 
+use std::sync::Arc;
+
 use crate::base::millis::UnixMillis;
+use crate::base::policy::LivePolicy;
 use crate::base::units::{Offset, Partition};
 
 /// The id of a queue in this process. Never shown outside.
@@ -24,7 +27,7 @@ impl QueueId {
 }
 
 /// A queue as its home shard created it. The other shards cache this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct QueueInfo {
     /// The id in this process.
     pub id: QueueId,
@@ -36,6 +39,8 @@ pub struct QueueInfo {
     pub hash: u64,
     /// The signing of its markers.
     pub signing: Signing,
+    /// What its attributes ask of the server.
+    pub policy: Arc<LivePolicy>,
 }
 
 /// The signing of a queue's markers, and the timeline that they belong to.

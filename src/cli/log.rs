@@ -1,4 +1,4 @@
-//! `millstream log verify` and `millstream log dump`: check or print the files of the embedded log.
+//! `millstream log`: checks, prints or copies the files of the embedded log.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,10 +8,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::output::{Output, write_json};
-use super::{Directory, Failure, say_damage};
+use super::{Directory, Failure, backup, say_damage};
 use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};
 use crate::base::queue::message_id;
+use crate::control::HeaderLine;
 use crate::process::terminal::{say, write_escaped};
 use crate::store::log::inspect::{Contents, Kind, Verified, verify};
 use crate::store::log::moment;
@@ -45,6 +46,9 @@ Exit codes:
         /// The data directory, such as millstream-data
         dir: PathBuf,
     },
+    /// Copy the embedded log to another directory, also that of a running server
+    #[command(after_help = backup::HELP)]
+    Backup(backup::Args),
     /// Print a queue's messages from the files of the embedded log
     #[command(after_help = "\
 Prints the queue partition by partition, in order of offset: one payload per
@@ -87,6 +91,7 @@ Exit codes:
 pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     match args.command {
         LogCommand::Verify { dir } => run_verify(&Directory::open(&dir)?),
+        LogCommand::Backup(args) => backup::run(&args),
         LogCommand::Dump { dir, queue, project, json, state, raw } => {
             let name = (
                 Project::parse_stored(&project).map_err(failure)?,
@@ -143,6 +148,8 @@ struct Line {
     client: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<HeaderLine>,
     payload: String,
 }
 
@@ -196,6 +203,7 @@ fn dump(directory: &Directory, name: &(Project, QueueName), form: Form) -> Resul
                             ttl: stored.batch.ttl_secs(),
                             client: stored.batch.client().to_string(),
                             key: key.map(|key| STANDARD.encode(key)),
+                            headers: HeaderLine::all(record.headers),
                             payload: STANDARD.encode(record.payload),
                         };
                         write_json(&mut out, &line)?;

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::output::write_json;
+use crate::control::HeaderLine;
 use crate::pb::ReceivedMessage;
 use crate::process::terminal::write_escaped;
 
@@ -31,6 +32,8 @@ struct Line<'a> {
     count: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<HeaderLine>,
     payload: String,
 }
 
@@ -57,6 +60,7 @@ impl MessageForm {
                     timestamp: message.timestamp_ms,
                     count: Some(message.claim_count).filter(|count| *count > 0),
                     key: message.key.map(|key| STANDARD.encode(key)),
+                    headers: HeaderLine::all(message.headers),
                     payload: STANDARD.encode(payload),
                 };
                 return write_json(out, &line);

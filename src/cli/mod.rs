@@ -3,16 +3,18 @@
 //! This module parses arguments, prints results and sets exit codes. It holds no logic that needs tests of
 //! its own.
 
+mod backup;
 mod bench;
 mod claim;
 mod connections;
 mod consume;
 mod control;
 mod log;
+mod message;
 mod message_form;
 mod output;
 mod produce;
-mod queues;
+mod queue;
 mod reload;
 mod report;
 mod result_file;
@@ -75,16 +77,18 @@ enum CliCommand {
     /// Claim messages of a queue, and run a command for each
     Claim(claim::Args),
     /// List queues
-    Queues(queues::ListArgs),
-    /// Manage a queue: delete it
-    Queue(queues::QueueArgs),
+    Queues(queue::ListArgs),
+    /// Manage queues: create, show, change, count, purge, redrive and delete them
+    Queue(queue::Args),
+    /// Get, delete or pop single messages
+    Message(message::Args),
     /// List or close the connections of a running server
     Connections(connections::Args),
     /// Have a running server read its settings again
     Reload(reload::Args),
     /// Make tokens for clients
     Token(token::Args),
-    /// Check or print the files of the embedded log
+    /// Check, print or copy the files of the embedded log
     Log(log::Args),
     /// Load a server, verify every message, and measure throughput and latency
     Bench(Box<bench::Args>),
@@ -107,8 +111,9 @@ pub fn run() -> ExitCode {
         CliCommand::Produce(args) => produce::run(args),
         CliCommand::Consume(args) => consume::run(args),
         CliCommand::Claim(args) => claim::run(args),
-        CliCommand::Queues(args) => queues::list(&args),
-        CliCommand::Queue(args) => queues::run(&args),
+        CliCommand::Queues(args) => queue::list(&args),
+        CliCommand::Queue(args) => queue::run(&args),
+        CliCommand::Message(args) => message::run(&args),
         CliCommand::Connections(args) => connections::run(&args),
         CliCommand::Reload(args) => reload::run(&args),
         CliCommand::Token(args) => token::run(&args),

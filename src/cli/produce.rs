@@ -21,6 +21,7 @@ use crate::base::error::StatusCode;
 use crate::base::names::ClientId;
 use crate::client::{Block, Produce, ProduceStats, Source, Target, run_resumed};
 use crate::latency::Summary;
+use crate::pb::headers::{HeaderRef, KAFKA_NAME, SERVER_PREFIX, put_header};
 use crate::process::terminal::{has_progress, line_start, say};
 use crate::shard::executor::{ExecutorSettings, spawn};
 use crate::shard::preflight;
@@ -49,6 +50,7 @@ Examples:
   millstream produce events --file events.txt --key-separator :
   millstream produce load --count 1000000 --size 100 --connections 4
   echo later | millstream produce jobs --delay 60
+  echo hello | millstream produce greetings --header lang=en --header from=me
   echo hello | millstream produce greetings --url wss://queues.example/
 
 Exit codes:
@@ -83,6 +85,9 @@ pub(super) struct Args {
     /// Messages with equal keys go to one partition and keep their order. A line without it has no key
     #[arg(long, conflicts_with = "count", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     key_separator: Option<String>,
+    /// Header of every message, as text. Repeat for more. `consume --json` shows headers
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
     /// Messages per ProduceRequest
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
@@ -98,7 +103,7 @@ struct Input {
 /// Either blocks of lines, which go to the first connection with credit, or generated messages.
 enum Payloads {
     Lines(Pin<Box<Receiver<Block>>>),
-    Generated { left: u64, payload: Vec<u8> },
+    Generated { left: u64, payload: Vec<u8>, headers: Arc<[u8]> },
 }
 
 impl Input {
@@ -116,13 +121,13 @@ impl Source for Input {
         match &mut self.payloads {
             Payloads::Lines(blocks) => blocks.as_mut().poll_next(cx),
             Payloads::Generated { left: 0, .. } => Poll::Ready(None),
-            Payloads::Generated { left, payload } => {
+            Payloads::Generated { left, payload, headers } => {
                 let mut block = Block::default();
                 while *left > 0
-                    && (block.is_empty() || block.bytes() + payload.len() <= BLOCK_BYTES)
+                    && (block.is_empty() || block.bytes() + headers.len() + payload.len() <= BLOCK_BYTES)
                     && block.len() < 10_000
                 {
-                    block.push(Record { key: &[], payload });
+                    block.push(Record { headers, ..Record::plain(payload) });
                     *left -= 1;
                 }
                 Poll::Ready(Some(block))
@@ -143,19 +148,35 @@ struct LineInput {
     failure: Option<String>,
 }
 
+/// Parses the argument of `--header`. The server refuses the same names.
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE, like trace=7f")?;
+    if name == KAFKA_NAME || name.starts_with(SERVER_PREFIX) {
+        return Err(format!(
+            "the name {KAFKA_NAME} and names that begin with {SERVER_PREFIX} are the server's"
+        ));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// Converts a line to a message, with the text before the first separator as its key.
 fn split_key<'a>(line: &'a [u8], separator: Option<&str>) -> Record<'a> {
-    let keyless = Record { key: &[], payload: line };
+    let keyless = Record::plain(line);
     let Some(separator) = separator.map(str::as_bytes) else { return keyless };
     match line.windows(separator.len()).position(|window| window == separator) {
-        Some(at) => Record { key: &line[..at], payload: &line[at + separator.len()..] },
+        Some(at) => Record::keyed(&line[..at], &line[at + separator.len()..]),
         None => keyless,
     }
 }
 
 /// Reads lines and sends them to `to` in blocks. Runs on a thread of its own, because reading a terminal or a
 /// pipe blocks.
-fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>) -> LineInput {
+fn read_lines(
+    mut input: impl Read,
+    separator: Option<&str>,
+    headers: &[u8],
+    to: &Sender<Block>,
+) -> LineInput {
     let mut reading = LineInput::default();
     let mut buffer = vec![0; BLOCK_BYTES];
     let mut line = Vec::new();
@@ -178,7 +199,7 @@ fn read_lines(mut input: impl Read, separator: Option<&str>, to: &Sender<Block>)
             line_bytes += end;
             if line_bytes <= LINE_BYTES_MAX {
                 line.extend_from_slice(&rest[..end]);
-                block.push(split_key(&line, separator));
+                block.push(Record { headers, ..split_key(&line, separator) });
             } else {
                 reading.too_long += 1;
             }
@@ -208,12 +229,17 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     // Report a bad address or an unsuitable machine before reading any input.
     let target = args.client.target(args.connections)?;
     preflight::check_client(1, u64::from(args.connections))?;
+    let mut headers = Vec::new();
+    for (name, value) in &args.headers {
+        put_header(HeaderRef { name, value: Some(value.as_bytes()) }, &mut headers);
+    }
+    let headers: Arc<[u8]> = headers.into();
     let mut inputs = Vec::new();
     let mut reader = None;
     if let (Some(count), Some(size)) = (args.count, args.size) {
         for index in 0..connections as u64 {
             let left = count / connections as u64 + u64::from(index < count % connections as u64);
-            inputs.push(Payloads::Generated { left, payload: vec![b'x'; size] });
+            inputs.push(Payloads::Generated { left, payload: vec![b'x'; size], headers: headers.clone() });
         }
     } else {
         let (sender, blocks) = async_channel::bounded((connections * BLOCKS_WAITING).min(BLOCKS_WAITING_MAX));
@@ -228,8 +254,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         let (end, ended) = mpsc::channel();
         std::thread::spawn(move || {
             let reading = match file {
-                Some(file) => read_lines(file, separator.as_deref(), &sender),
-                None => read_lines(std::io::stdin().lock(), separator.as_deref(), &sender),
+                Some(file) => read_lines(file, separator.as_deref(), &headers, &sender),
+                None => read_lines(std::io::stdin().lock(), separator.as_deref(), &headers, &sender),
             };
             // Fails if the main thread no longer waits for the result.
             let _ = end.send(reading);

@@ -418,6 +418,8 @@ fn serve(
         reloads: reloads.clone(),
         tokens: tokens.clone(),
         judge: server.judge(),
+        desk: server.desk(),
+        backups: server.backups(),
     };
     // The port answers until the process ends. Then nothing uses the files of its sockets.
     let _files = port.map(|port| port.serve(subject(), control)).transpose()?;

@@ -311,8 +311,14 @@ mod tests {
     }
 
     fn marker(position: u64) -> MessageAndMetadata {
-        let info =
-            QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 7, signing: Default::default() };
+        let info = QueueInfo {
+            id: QueueId(1),
+            incarnation: 1,
+            partitions: 1,
+            hash: 7,
+            signing: Default::default(),
+            policy: Default::default(),
+        };
         MessageAndMetadata { marker: Some(Marker::encode(&info, &[Offset(position)])), ..Default::default() }
     }
 

@@ -1,9 +1,10 @@
-//! A client for a server's control port: JSON pages, deletions and reloads over HTTP, to a TCP address with or without
+//! A client for a server's control port: JSON pages, changes and reloads over HTTP, to a TCP address with or without
 //! TLS, or to a Unix socket. Its calls block the thread.
 
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use ureq::http::header::AUTHORIZATION;
 use ureq::http::{HeaderValue, Response, StatusCode};
@@ -103,6 +104,36 @@ impl ControlClient {
         read(&url, answer, |status| *status == StatusCode::NO_CONTENT).map(drop)
     }
 
+    /// Deletes what `path` names, and returns the JSON page that says what became of it.
+    pub fn delete_some<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
+        let url = self.shown(path);
+        let answer = self.with_rights(self.agent.delete(self.url(path))).call();
+        let text = read(&url, answer, StatusCode::is_success)?;
+        parse(url, &text)
+    }
+
+    /// Creates what `path` names from a JSON page. Returns whether it did not exist, and the JSON page of the answer.
+    pub fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<(bool, T), ControlError> {
+        let url = self.shown(path);
+        let request = self.with_rights(self.agent.put(self.url(path)));
+        let answer = request.content_type(JSON).send(encode(&url, body)?);
+        let is_new = answer.as_ref().is_ok_and(|answer| answer.status() == StatusCode::CREATED);
+        let text = read(&url, answer, StatusCode::is_success)?;
+        Ok((is_new, parse(url, &text)?))
+    }
+
+    /// Changes what `path` names as a JSON page says. Returns the JSON page of the answer.
+    pub fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ControlError> {
+        let url = self.shown(path);
+        let request = self.with_rights(self.agent.patch(self.url(path)));
+        let text = read(&url, request.content_type(JSON).send(encode(&url, body)?), StatusCode::is_success)?;
+        parse(url, &text)
+    }
+
     /// Posts an empty request to `path`, and returns the JSON page of the answer.
     pub fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ControlError> {
         let url = self.shown(path);
@@ -125,6 +156,16 @@ impl ControlClient {
             None => request,
         }
     }
+}
+
+/// The content type of request bodies.
+const JSON: &str = "application/json";
+
+fn encode(url: &str, body: &impl Serialize) -> Result<Vec<u8>, ControlError> {
+    serde_json::to_vec(body).map_err(|error| {
+        let why = format!("the request cannot be encoded: {error}");
+        ControlError::Failed { url: url.to_owned(), why }
+    })
 }
 
 fn parse<T: DeserializeOwned>(url: String, text: &str) -> Result<T, ControlError> {
@@ -226,6 +267,21 @@ mod tests {
         let error = client.get::<Vec<u32>>("/queues").unwrap_err();
         assert!(matches!(error, ControlError::Failed { .. }), "{error}");
         server.join().unwrap();
+    }
+
+    #[test]
+    fn a_change_is_sent_as_json() {
+        for (status, is_created) in [("201 Created", true), ("200 OK", false)] {
+            let (client, server) = self::server(http(status, "[1]"));
+            assert_eq!(client.put::<Vec<u32>>("/p", &[7]).unwrap(), (is_created, vec![1]));
+            let request = server.join().unwrap();
+            assert!(request.starts_with("PUT /p HTTP/1.1\r\n"), "{request}");
+            assert!(request.to_lowercase().contains("content-type: application/json\r\n"), "{request}");
+        }
+        let (client, server) = self::server(http("400 Bad Request", "a: bad\n"));
+        let error = client.patch::<Vec<u32>>("/p", &[7]).unwrap_err().to_string();
+        assert!(error.ends_with("/p: 400 Bad Request: a: bad"), "{error}");
+        assert!(server.join().unwrap().starts_with("PATCH /p HTTP/1.1\r\n"));
     }
 
     #[test]

@@ -174,8 +174,14 @@ pub(super) mod tests {
     /// Creates a marker of a queue with this incarnation.
     pub(in crate::client) fn marker(incarnation: u64, positions: &[u64]) -> String {
         let partitions = positions.len() as u16;
-        let info =
-            QueueInfo { id: QueueId(1), incarnation, partitions, hash: 7, signing: Default::default() };
+        let info = QueueInfo {
+            id: QueueId(1),
+            incarnation,
+            partitions,
+            hash: 7,
+            signing: Default::default(),
+            policy: Default::default(),
+        };
         let positions: Vec<Offset> = positions.iter().copied().map(Offset).collect();
         Marker::encode(&info, &positions)
     }

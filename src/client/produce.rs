@@ -20,19 +20,20 @@ const FRAME_BYTES: usize = 128 << 10;
 /// A sequence of messages.
 #[derive(Debug, Default)]
 pub struct Block {
-    /// The key and then the payload of each message, without gaps.
+    /// The key, the headers and the payload of each message, without gaps.
     bytes: Vec<u8>,
-    /// For each message, the end of its key and of its payload in `bytes`.
-    ends: Vec<(usize, usize)>,
+    /// For each message, where these parts end in `bytes`.
+    ends: Vec<[usize; 3]>,
 }
 
 impl Block {
     /// Appends a message.
     pub fn push(&mut self, record: Record<'_>) {
-        self.bytes.extend_from_slice(record.key);
-        let key = self.bytes.len();
-        self.bytes.extend_from_slice(record.payload);
-        self.ends.push((key, self.bytes.len()));
+        let ends = [record.key, record.headers, record.payload].map(|part| {
+            self.bytes.extend_from_slice(part);
+            self.bytes.len()
+        });
+        self.ends.push(ends);
     }
 
     /// Returns the number of messages.
@@ -45,15 +46,19 @@ impl Block {
         self.ends.is_empty()
     }
 
-    /// Returns the total size of keys and payloads, in bytes.
+    /// Returns the total size of keys, headers and payloads, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
     fn record(&self, index: usize) -> Record<'_> {
-        let start = if index == 0 { 0 } else { self.ends[index - 1].1 };
-        let (key, end) = self.ends[index];
-        Record { key: &self.bytes[start..key], payload: &self.bytes[key..end] }
+        let start = if index == 0 { 0 } else { self.ends[index - 1][2] };
+        let [key, headers, end] = self.ends[index];
+        Record {
+            key: &self.bytes[start..key],
+            headers: &self.bytes[key..headers],
+            payload: &self.bytes[headers..end],
+        }
     }
 }
 
@@ -260,8 +265,7 @@ impl<S: Source> Application for Produce<S> {
                 && end - sending.sent < most
                 && (bytes == 0 || bytes < FRAME_BYTES)
             {
-                let Record { key, payload } = sending.block.record(end);
-                bytes += key.len() + payload.len();
+                bytes += sending.block.record(end).bytes();
                 end += 1;
             }
             let records = (sending.sent..end).map(|index| sending.block.record(index));

@@ -202,7 +202,7 @@ impl Ends {
         let mut unknown: BTreeMap<&FullName, QueueInfo> = BTreeMap::new();
         for Position { name, queue, .. } in of.iter().filter_map(|state| state.position.as_ref()) {
             if !self.0.contains_key(name) {
-                unknown.insert(name, *queue);
+                unknown.insert(name, queue.clone());
             }
         }
         let mut batch = Vec::new();

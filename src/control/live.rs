@@ -247,6 +247,7 @@ mod tests {
             partitions,
             hash: 0,
             signing: Default::default(),
+            policy: Default::default(),
         };
         let of = [(name("a"), info(1, 2)), (name("b"), info(2, 1)), (name("c"), info(3, 1))];
         let one = Traffic {
@@ -277,8 +278,14 @@ mod tests {
     #[test]
     fn gaps_count_neither_as_lag_nor_as_stored() {
         let name = (Project::parse("p").unwrap(), QueueName::parse("a").unwrap());
-        let info =
-            QueueInfo { id: QueueId(1), incarnation: 1, partitions: 1, hash: 0, signing: Default::default() };
+        let info = QueueInfo {
+            id: QueueId(1),
+            incarnation: 1,
+            partitions: 1,
+            hash: 0,
+            signing: Default::default(),
+            policy: Default::default(),
+        };
         let far = Offset(1 << 40);
         let tail = Tail { end: far + 5, stored: 5, gaps: std::iter::once(Offset(10)..far).collect() };
         let shard = Traffic {

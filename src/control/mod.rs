@@ -8,11 +8,22 @@
 //! | `/` | the live page for a browser; `/live` is its event stream |
 //! | `/healthz` | 200 while every shard answers within a second, otherwise 503 |
 //! | `/readyz` | the same, and 503 once the server drains or is about to, and must get no new clients |
-//! | `/queues` | the queues of the embedded log, as JSON; 404 with another store |
+//! | `/queues` | the queues of the embedded log, as JSON; 404 with another store. `?project=`, `?prefix=`, `?after=PROJECT/QUEUE` and `?limit=` choose some |
+//! | `/queues/PROJECT/QUEUE` | one queue with its attributes and what it holds, as JSON |
+//! | `PUT /queues/PROJECT/QUEUE` | creates a queue: 201, or 200 if it exists. The body is `{"attributes": {…}, "partitions": N}`; both may be absent |
+//! | `PATCH /queues/PROJECT/QUEUE` | changes attributes (null removes one), or adds partitions: 200. The same body |
+//! | `POST /queues/PROJECT/QUEUE/purge` | deletes all messages of a queue: 200 with their number |
+//! | `POST /queues/PROJECT/QUEUE/redrive` | moves dead letters back to their queues, or to `?to=QUEUE`: 200 with their number |
+//! | `/queues/PROJECT/QUEUE/messages?id=ID` | messages by their ids, as JSON; needs the right to change, because it shows payloads |
+//! | `DELETE /queues/PROJECT/QUEUE/messages?id=ID` | deletes messages: 200 with what became of each |
+//! | `POST /queues/PROJECT/QUEUE/pop?count=N` | deletes the oldest messages and returns them |
 //! | `DELETE /queues/PROJECT/QUEUE` | deletes a queue: 204, 202 while a shard may still serve it, or 404 if it does not exist |
 //! | `/connections` | who is connected, as JSON, in pages |
 //! | `DELETE /connections/ID` | closes a connection: 204, or 404 if it has ended |
 //! | `POST /reload` | reads the settings again: 200 with what changed, 422 if they are wrong, or 503 |
+//! | `POST /backups` | holds the files of the log as they are now, and lists them; 409 while another backup holds them |
+//! | `POST /backups/ID` | continues to hold them; 404 or 410 if they are no longer held |
+//! | `DELETE /backups/ID` | releases them: 204, or 404 or 410 if they are no longer held |
 //! | `/metrics` | counters, gauges and the stages' histograms in Prometheus' text format |
 //! | `/info` | version, store and settings, as JSON |
 //! | `/latency` | the stages' percentiles as JSON; with `?histograms=true` also the whole histograms |
@@ -28,22 +39,30 @@
 //! | `audit` | the lines that say who changed what, and who was refused |
 //! | `pages`, `paced` | the shards' answers, each made once for all waiting requests |
 //! | `settings` | the addresses, and the host names that it accepts |
+//! | `home` | changes of a queue, which its home makes |
+//! | `refused` | a response that ends a request early |
 //! | `routes` | the list of all pages, and the right that each needs |
 //! | here | health and readiness |
 //! | the others | one page each |
 
 mod audit;
+mod backups;
 mod clients;
 mod connections;
 mod gate;
 mod guard;
+mod home;
 mod info;
 mod latency;
 mod live;
+mod messages;
 mod metrics;
 mod paced;
 mod pages;
+mod queue;
+mod queue_line;
 mod queues;
+mod refused;
 mod reload;
 mod right;
 mod routes;
@@ -53,10 +72,14 @@ mod sockets;
 mod tokens;
 mod way;
 
+pub use backups::{BackupPage, HOLD, HoldPage};
 pub use clients::{CONNECTIONS_PAGE_MAX, ConnectionLine, ConnectionsPage};
+pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
-pub use queues::{DELETION_TIMEOUT, QueueLine};
+pub use messages::{HeaderLine, IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition};
+pub use queue::{Affected, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
+pub use queue_line::QueueLine;
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
 pub use right::Right;
 pub use routes::routes;
@@ -76,6 +99,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use self::backups::Leases;
 use self::connections::Connections;
 use self::gate::Gate;
 use self::guard::Guard;
@@ -83,11 +107,13 @@ use self::live::Looked;
 use self::pages::{Page, Pages, Unmade};
 use self::serving::Shared;
 use self::sockets::{Listening, Sockets};
-use crate::auth::Judge;
+use crate::auth::{Desk, Judge};
+use crate::base::attributes::ATTRIBUTES_BYTES_MAX;
 use crate::base::millis::UnixMillis;
 use crate::process::AbortOnPanic;
 use crate::shard::Board;
 use crate::shard::address::{Address, Addresses, FileMode};
+use crate::shard::backups::Backups;
 use crate::shard::probe::Probe;
 
 /// The time that a shard has to answer.
@@ -96,8 +122,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause before asking a shard again whose inbox is full.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// The most queues that are deleted at the same time. Each one is an entry in the tables of its home.
-const DELETIONS_MAX: usize = 2;
+/// The most queues that are changed at the same time. Each one is an entry in the tables of its home.
+const CHANGES_MAX: usize = 2;
+
+/// The most requests about messages at the same time. Each holds at most [`POP_BYTES_MAX`] of them, and asks every
+/// partition of a queue at once.
+const LOOKS_MAX: usize = 4;
+
+/// The longest body of a request, in bytes: the attributes of a queue, with room for spaces and escapes.
+const BODY_BYTES_MAX: usize = 4 * ATTRIBUTES_BYTES_MAX;
 
 /// The most requests that list connections at the same time. Each asks every shard several times.
 const LISTINGS_MAX: usize = 2;
@@ -114,8 +147,12 @@ struct Control {
     pages: Arc<Pages>,
     looked: Arc<Mutex<Looked>>,
     connections: Connections,
-    /// A deletion holds one of the [`DELETIONS_MAX`] permits.
-    deletions: Arc<Semaphore>,
+    /// A change of a queue holds one of the [`CHANGES_MAX`] permits.
+    changes: Arc<Semaphore>,
+    /// A request about messages holds one of the [`LOOKS_MAX`] permits.
+    looks: Arc<Semaphore>,
+    backups: Option<Backups>,
+    leases: Leases,
     /// A listing of connections holds one of the [`LISTINGS_MAX`] permits.
     listings: Arc<Semaphore>,
 }
@@ -139,6 +176,10 @@ pub struct Subject {
     pub tokens: Tokens,
     /// Decides who clients are, if they must authenticate.
     pub judge: Option<Judge>,
+    /// Asks it.
+    pub desk: Option<Desk>,
+    /// Makes cuts for backups, if the store is the embedded log.
+    pub backups: Option<Backups>,
 }
 
 /// The files of a control port's Unix sockets. Dropping this removes them.
@@ -181,7 +222,7 @@ impl ControlPort {
     /// Serves until the process ends. Returns the files to remove then.
     pub fn serve(self, subject: Subject, settings: &Settings) -> io::Result<SocketFiles> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let Subject { probe, board, info, reloads, tokens, judge } = subject;
+        let Subject { probe, board, info, reloads, tokens, judge, desk, backups } = subject;
         let certificates = settings.tls.then(|| probe.certificates().cloned()).flatten();
         let connections = Connections::default();
         let control = Control {
@@ -189,12 +230,15 @@ impl ControlPort {
             board,
             info,
             reloads,
-            gate: Gate::new(tokens.clone(), judge.is_some()),
+            gate: Gate::new(tokens.clone(), judge.is_some(), desk),
             judge,
             pages: Arc::new(Pages::new()),
             looked: Arc::default(),
             connections: connections.clone(),
-            deletions: Arc::new(Semaphore::new(DELETIONS_MAX)),
+            changes: Arc::new(Semaphore::new(CHANGES_MAX)),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            backups,
+            leases: Leases::default(),
             listings: Arc::new(Semaphore::new(LISTINGS_MAX)),
         };
         let guard = Arc::new(Guard::new(settings.hosts.0.clone()));

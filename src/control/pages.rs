@@ -1,5 +1,6 @@
 //! The pages that need answers of the shards. Each is made once for all requests that wait for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{StatusCode, header};
@@ -8,6 +9,7 @@ use bytes::Bytes;
 
 use super::ANSWER_TIMEOUT;
 use super::paced::Paced;
+use super::queue_line::QueueLine;
 use crate::base::error::StoreFault;
 
 /// The shortest time between two health checks of the shards.
@@ -25,6 +27,9 @@ pub(super) const JSON: &str = "application/json";
 
 /// A page, or the reason why it could not be made. All readers share its bytes.
 pub(super) type Page = Result<Bytes, Unmade>;
+
+/// All queues, or why they are unknown.
+pub(super) type Lines = Result<Arc<[QueueLine]>, Unmade>;
 
 /// The reason why a page could not be made.
 #[derive(Clone, Debug)]
@@ -56,7 +61,9 @@ impl IntoResponse for Unmade {
 pub(super) struct Pages {
     pub(super) health: Paced<Result<(), Unmade>>,
     pub(super) metrics: Paced<Page>,
-    pub(super) queues: Paced<Page>,
+    pub(super) queues: Paced<Lines>,
+    /// The page `/queues` with all of them.
+    pub(super) all_queues: Paced<Page>,
     pub(super) latency: Paced<Page>,
     /// The page `/latency` with whole histograms.
     pub(super) histograms: Paced<Page>,
@@ -68,6 +75,7 @@ impl Pages {
             health: Paced::new(HEALTH_PACE),
             metrics: Paced::new(PAGE_PACE),
             queues: Paced::new(QUEUES_PACE),
+            all_queues: Paced::new(QUEUES_PACE),
             latency: Paced::new(PAGE_PACE),
             histograms: Paced::new(PAGE_PACE),
         }

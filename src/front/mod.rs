@@ -37,6 +37,7 @@ use crate::access::Right;
 use crate::base::error::Fault;
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
+use crate::base::queue::QueueId;
 use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, Granted, OperationId};
 use crate::ws::{CloseCode, MessageKind};
@@ -124,6 +125,22 @@ impl Front {
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.answer(operation, answer, cx),
+            Self::Echo(_) => {}
+        }
+    }
+
+    /// Returns whether an operation reads or claims messages of a queue.
+    pub fn reads(&self, queue: QueueId) -> bool {
+        match self {
+            Self::Streaming(session) => session.reads(queue),
+            Self::Echo(_) => false,
+        }
+    }
+
+    /// Handles that the queue that it reads has more partitions.
+    pub fn handle_grown(&mut self) {
+        match self {
+            Self::Streaming(session) => session.handle_grown(),
             Self::Echo(_) => {}
         }
     }

@@ -132,7 +132,7 @@ impl LoadProducer {
         let payloads = self.payloads.chunks_exact(size).take(count as usize).zip(first..);
         let records = payloads.map(|(payload, number)| {
             let key = if keys.is_empty() { &[][..] } else { &keys[(number % keys.len() as u64) as usize] };
-            Record { key, payload }
+            Record::keyed(key, payload)
         });
         producer.send(self.plan.ttl, None, records, count, &mut self.pbs);
         self.pbs_in_frame += 1;

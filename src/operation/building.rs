@@ -1,7 +1,7 @@
 //! The open batches of a produce operation. They collect messages until they go to the store.
 
 use super::subject::Author;
-use crate::base::batch::{BatchBuilder, Savepoint};
+use crate::base::batch::{BatchBuilder, Savepoint, Shape};
 use crate::base::units::{MsgNum, Partition};
 
 /// A batch that still accepts messages.
@@ -20,8 +20,8 @@ pub(super) struct Times {
     pub(super) delay: u32,
 }
 
-/// The open batches. All have the same times: either one batch without keys, or one batch for each partition
-/// that receives messages with keys. All are closed together.
+/// The open batches. All have the same times and the same shape: either one batch of payloads, or one batch for each
+/// partition that receives messages with keys or headers. All are closed together.
 #[derive(Debug, Default)]
 pub(super) struct OpenBatches {
     batches: Vec<Building>,
@@ -80,7 +80,7 @@ impl OpenBatches {
     pub(super) fn takes_plain(&mut self, times: Times) -> bool {
         match self.batches.first_mut().map(|building| &mut building.builder) {
             None => true,
-            Some(open) if open.has_keys() => false,
+            Some(open) if open.shape() != Shape::Payloads => false,
             Some(open) if open.count() == 0 => {
                 open.set_ttl_secs(times.ttl);
                 open.set_delay_secs(times.delay);
@@ -90,13 +90,13 @@ impl OpenBatches {
         }
     }
 
-    /// Returns whether the open batches accept a message with a key and with these times.
-    pub(super) fn takes_keyed(&self, times: Times) -> bool {
-        let fits = |open: &BatchBuilder| open.has_keys() && times.are_of(open);
+    /// Returns whether the open batches have this shape and these times.
+    pub(super) fn takes_shaped(&self, shape: Shape, times: Times) -> bool {
+        let fits = |open: &BatchBuilder| open.shape() == shape && times.are_of(open);
         self.batches.first().is_none_or(|building| fits(&building.builder))
     }
 
-    /// Returns the batch without keys. Opens it with `capacity` if no batch is open. The open batch must
+    /// Returns the batch of payloads. Opens it with `capacity` if no batch is open. The open batch must
     /// accept the message, see [`Self::takes_plain`].
     #[inline]
     pub(super) fn plain(
@@ -116,12 +116,13 @@ impl OpenBatches {
         &mut self.batches[0]
     }
 
-    /// Returns the batch of a partition for messages with keys. Opens it if missing. The open batches must
-    /// accept the message, see [`Self::takes_keyed`].
-    pub(super) fn keyed(
+    /// Returns the batch of a partition for messages with keys or headers. Opens it if missing. The open batches must
+    /// accept the message, see [`Self::takes_shaped`].
+    pub(super) fn shaped(
         &mut self,
         author: Author,
         partition: Partition,
+        shape: Shape,
         times: Times,
         read_ns: u64,
     ) -> &mut Building {
@@ -130,7 +131,7 @@ impl OpenBatches {
         }
         let known = self.batches.iter().position(|building| building.partition == partition);
         let index = known.unwrap_or_else(|| {
-            let builder = BatchBuilder::with_keys(author.client, times.ttl, 0);
+            let builder = BatchBuilder::new(author.client, times.ttl, 0).with_shape(shape);
             let builder = builder.anonymous(!author.is_known).delayed(times.delay);
             self.batches.push(Building { partition, builder, reserved: 0 });
             self.batches.len() - 1

@@ -77,6 +77,8 @@ pub struct Claim {
     terms: ClaimTerms,
     window: SendWindow,
     asks: Asks,
+    /// Whether it claims from every partition.
+    takes_all: bool,
     ready: Ready,
     sent: SentClaims,
     requests: Requests,
@@ -101,6 +103,7 @@ impl Claim {
             terms,
             window: SendWindow::without_credit(),
             asks: Asks::new(partitions),
+            takes_all: only.is_none(),
             ready: Ready::default(),
             sent: SentClaims::default(),
             requests: Requests::default(),
@@ -117,6 +120,19 @@ impl Claim {
     /// Returns the client and the queue of the operation.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// Claims from further partitions, if the queue has some by now and the operation claims from all.
+    pub fn follow_growth(&mut self) {
+        let before = usize::from(self.subject.queue.partitions);
+        let grown_to = self.subject.queue.policy.grown_to();
+        if usize::from(grown_to) <= before {
+            return;
+        }
+        self.subject.queue.partitions = grown_to;
+        if self.takes_all {
+            self.asks.add(self.subject.queue.all().skip(before));
+        }
     }
 
     fn client(&self) -> ClientId {
@@ -141,8 +157,8 @@ impl Claim {
     ) -> Result<(), PeerFault> {
         let (now, settings) = (resources.now.mono, resources.settings);
         self.expire(resources);
-        let (ttl, queue) = (self.terms.ttl_secs(), self.subject.queue);
-        let (lists, named) = request.check(self.window.sent(), ttl, &queue, settings)?;
+        let (ttl, queue) = (self.terms.ttl_secs(), &self.subject.queue);
+        let (lists, named) = request.check(self.window.sent(), ttl, queue, settings)?;
         self.window.raise(request.credit);
         let client = self.client();
         let mut plan = Plan::new(client);

@@ -9,12 +9,12 @@
 
 use super::command::Command;
 use super::credit::SendWindow;
-use super::cursor::{Cursor, Fetch};
+use super::cursor::{Cursor, Fetch, Ready};
 use super::marker::Marker;
 use super::resources::Resources;
 use super::shown::ShownClaim;
 use super::subject::Subject;
-use crate::base::batch::{Fetched, Record, StoredBatch};
+use crate::base::batch::{Batch, Fetched, Record, Shape, StoredBatch};
 use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
@@ -106,6 +106,8 @@ pub struct Consume {
     view: View,
     window: SendWindow,
     cursors: Vec<Cursor>,
+    /// Whether there is a cursor for each partition.
+    reads_all: bool,
     /// The position in every partition of the queue, for markers. Refreshed from the cursors before each
     /// marker.
     positions: Vec<Offset>,
@@ -130,6 +132,49 @@ pub struct Consume {
     is_behind: bool,
 }
 
+/// What a response has, and its limits.
+struct Room {
+    count: u64,
+    length: usize,
+    messages_max: u64,
+    bytes_max: usize,
+}
+
+impl Room {
+    /// Takes messages before offset `end`, which `read` reads. Returns whether the response is full. A function for each
+    /// kind of batch: those of payloads do not pay for the others.
+    #[inline]
+    fn fill<F: Form>(
+        &mut self,
+        ready: &mut Ready,
+        end: Offset,
+        form: &F,
+        read: impl for<'b> Fn(&'b Batch, usize) -> Option<(usize, Record<'b>)>,
+    ) -> bool {
+        let Self { mut count, mut length, messages_max, bytes_max } = *self;
+        let mut full = count >= messages_max;
+        while ready.offset < end && !full {
+            let Some((next, message)) = read(&ready.stored.batch, ready.record) else {
+                debug_assert!(false, "a batch holds as many records as it says");
+                ready.offset = end;
+                break;
+            };
+            let bytes = form.encoded_length(ready.offset, message);
+            if count > 0 && length + bytes > bytes_max {
+                full = true;
+                break;
+            }
+            length += bytes;
+            count += 1;
+            ready.offset += 1;
+            ready.record = next;
+            full = count >= messages_max;
+        }
+        (self.count, self.length) = (count, length);
+        full
+    }
+}
+
 impl Consume {
     /// Starts an operation whose setup was accepted. Reads partition `only`, or every partition if `None`.
     pub fn start(
@@ -151,6 +196,7 @@ impl Consume {
             view,
             window: SendWindow::default(),
             cursors,
+            reads_all: only.is_none(),
             positions,
             turn: 0,
             first: None,
@@ -166,6 +212,20 @@ impl Consume {
     /// Returns the client and the queue of the operation.
     pub fn subject(&self) -> &Subject {
         &self.subject
+    }
+
+    /// Reads further partitions, if the queue has some by now and all are read. They begin at their oldest message.
+    pub fn follow_growth(&mut self) {
+        let grown_to = self.subject.queue.policy.grown_to();
+        if grown_to <= self.subject.queue.partitions {
+            return;
+        }
+        self.subject.queue.partitions = grown_to;
+        let more = self.subject.queue.all().skip(self.positions.len());
+        if self.reads_all {
+            self.cursors.extend(more.map(|partition| Cursor::new(partition, Offset::ZERO)));
+        }
+        self.positions.resize(usize::from(grown_to), Offset::ZERO);
     }
 
     /// Returns whether the client sees claimed messages.
@@ -281,23 +341,12 @@ impl Consume {
                 } else {
                     (form, end)
                 };
-                while ready.offset < end && !full {
-                    let Some((next, message)) = ready.stored.batch.record_at(ready.record) else {
-                        debug_assert!(false, "a batch holds as many records as it says");
-                        ready.offset = end;
-                        break;
-                    };
-                    let bytes = form.encoded_length(ready.offset, message);
-                    if count > 0 && length + bytes > bytes_max {
-                        full = true;
-                        break;
-                    }
-                    length += bytes;
-                    count += 1;
-                    ready.offset += 1;
-                    ready.record = next;
-                    full = count >= messages_max;
-                }
+                let mut room = Room { count, length, messages_max, bytes_max };
+                full = match ready.stored.batch.shape() {
+                    Shape::Payloads => room.fill(ready, end, &form, Batch::payload_at),
+                    _ => room.fill(ready, end, &form, Batch::record_at),
+                };
+                (count, length) = (room.count, room.length);
                 if ready.offset > offset {
                     self.last_sent = Some((partition, ready.offset.previous()));
                     let count = ready.offset.since(offset);

@@ -18,6 +18,8 @@ pub(super) struct Pending {
     pub(super) through: MsgNum,
     /// Bytes of the budget that are held until the store has answered.
     pub(super) reserved: usize,
+    /// The number of messages that the store stores.
+    pub(super) messages: u32,
     /// The number of batches that the store has not answered yet. At 0 the fate is known.
     pub(super) waiting: u16,
     pub(super) fate: Fate,
@@ -51,6 +53,8 @@ impl StoredAt {
 pub(super) struct Answered {
     /// Bytes that are no longer outstanding.
     pub(super) released: usize,
+    /// Messages that are no longer outstanding.
+    pub(super) messages: u32,
     /// Why the operation fails, if it does.
     pub(super) fault: Option<Fault>,
 }
@@ -103,6 +107,13 @@ impl Fates {
         self.pending.push_back(pending);
     }
 
+    /// Lets the last refusal cover all messages up to `through`, if it has the same fate. Returns whether it does.
+    pub(super) fn extend(&mut self, through: MsgNum, fate: &Fate) -> bool {
+        let is_same = |last: &&mut Pending| last.fate == *fate && last.waiting == 0 && last.messages == 0;
+        let last = self.pending.back_mut().filter(is_same);
+        last.map(|last| last.through = through).is_some()
+    }
+
     /// Removes and returns the oldest fate, if it is known and `wanted`.
     #[inline]
     pub(super) fn pop(
@@ -130,9 +141,9 @@ impl Fates {
         debug_assert!(pending.waiting > 0, "the store answers each batch once");
         pending.waiting -= 1;
         self.batches -= 1;
-        let mut released = 0;
+        let (mut released, mut messages) = (0, 0);
         if pending.waiting == 0 {
-            released = pending.reserved;
+            (released, messages) = (pending.reserved, pending.messages);
             pending.known_ns = now_ns;
         }
         let fault = match result {
@@ -149,7 +160,7 @@ impl Fates {
                 Some(fault)
             }
         };
-        Some(Answered { released, fault })
+        Some(Answered { released, messages, fault })
     }
 
     /// Drops all fates, and releases the bytes held for them.

@@ -205,7 +205,7 @@ mod tests {
 
     fn info(hash: u64, incarnation: u64, partitions: u16) -> QueueInfo {
         let signing = Signing { key: 0x5eed, timeline: 3, is_key_new: false };
-        QueueInfo { id: QueueId(1), incarnation, partitions, hash, signing }
+        QueueInfo { id: QueueId(1), incarnation, partitions, hash, signing, policy: Default::default() }
     }
 
     fn read(text: &str) -> Marker {

@@ -15,16 +15,19 @@ use super::credit::ReceiveWindow;
 use super::fates::{Answered, Fate, Fates, Pending, StoredAt};
 use super::quota::Quota;
 use super::regulator::Regulated;
-use super::request::{Copied, Copying, Request};
+use super::request::{self, Copied, Copying, Request};
 use super::resources::Resources;
 use super::routing::Routing;
+use super::settings::Settings;
 use super::subject::Subject;
 use super::word::{Acknowledged, Word};
 use crate::access::StorageShare;
-use crate::base::batch::Record;
+use crate::base::attributes::{BYTES_MAX, MESSAGES_MAX};
+use crate::base::batch::{Record, Shape};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::millis::Millis;
+use crate::base::policy::{Held, HeldShare};
 use crate::base::units::{MsgNum, Offset, Partition, Sequence};
 
 /// The state of one produce operation.
@@ -36,13 +39,14 @@ pub struct Produce {
     /// The highest number that the client was told it may send.
     told: MsgNum,
     open: OpenBatches,
-    /// Whether the last request had keys or a delay: the next is then likely to be alike.
+    /// Whether the last request had keys, headers or a delay: the next is then likely to be alike.
     expects_more: bool,
     /// Whether the store can keep delays.
     has_claims: bool,
     fates: Fates,
-    /// Bytes reserved by `open` and `fates`.
+    /// Bytes reserved by `open` and `fates`, and the messages in them.
     outstanding_bytes: usize,
+    outstanding_messages: u64,
     /// The messages that the regulator allowed when credit was last granted.
     allowed: u64,
     /// The largest `outstanding_bytes` since credit was last granted.
@@ -51,6 +55,8 @@ pub struct Produce {
     quota: Quota,
     /// Counts `outstanding_bytes` against the project's storage limit, if there is one.
     share: Option<StorageShare>,
+    /// Counts what is outstanding against the queue's limits, once it has had some.
+    held: Option<Box<HeldShare>>,
     /// Whether credit was withheld because the budget is short.
     is_withheld: bool,
     /// Until when a known fate waits for others.
@@ -86,11 +92,13 @@ impl Produce {
             has_claims,
             fates: Fates::default(),
             outstanding_bytes: 0,
+            outstanding_messages: 0,
             allowed,
             peak_bytes: 0,
             regulated,
             quota,
             share,
+            held: None,
             is_withheld,
             collecting: None,
             is_ending: false,
@@ -152,7 +160,7 @@ impl Produce {
     }
 
     /// Begins to copy a request of `bytes`, whose TTL is probably `ttl`. `expected` more bytes have already
-    /// arrived. Returns `None` if keys or a delay are expected: those payloads are copied after all of the request is
+    /// arrived. Returns `None` if keys, headers or a delay are expected: those payloads are copied after all of the request is
     /// known.
     #[inline]
     pub fn copy(
@@ -165,9 +173,23 @@ impl Produce {
         if self.expects_more {
             return None;
         }
-        let ttl = ttl.unwrap_or(resources.settings.ttl_min_secs);
-        let building = self.open_plain(Times { ttl, delay: 0 }, bytes, expected, resources);
-        Some(Copying::start(&mut building.builder, resources.settings.max_payload_bytes))
+        let settings = resources.settings;
+        let mut payload_max = settings.max_payload_bytes;
+        let mut times = Times { ttl: ttl.unwrap_or(settings.ttl_min_secs), delay: 0 };
+        if !self.subject.queue.policy.is_plain() {
+            (payload_max, times.ttl) = self.expected(ttl, settings);
+        }
+        let building = self.open_plain(times, bytes, expected, resources);
+        Some(Copying::start(&mut building.builder, payload_max))
+    }
+
+    /// Returns what the attributes of the queue say of the next request: the largest payload, and the TTL.
+    #[cold]
+    fn expected(&self, ttl: Option<u32>, settings: &Settings) -> (usize, u32) {
+        let policy = &self.subject.queue.policy;
+        let payload_max = policy.payload_max().unwrap_or(usize::MAX).min(settings.max_payload_bytes);
+        let ttl = ttl.or_else(|| request::default_ttl(policy, settings));
+        (payload_max, ttl.unwrap_or(settings.ttl_min_secs))
     }
 
     /// Drops what was copied of a malformed request, and releases its bytes.
@@ -181,11 +203,18 @@ impl Produce {
     #[inline]
     pub fn receive<'m>(
         &mut self,
-        request: Request,
-        copied: Option<Copied>,
+        mut request: Request,
+        mut copied: Option<Copied>,
         messages: impl FnOnce() -> Vec<Record<'m>>,
         resources: &mut Resources<'_>,
     ) -> Result<(), Fault> {
+        let is_plain = self.subject.queue.policy.is_plain();
+        if !is_plain {
+            request = request.with_defaults(&self.subject.queue.policy, resources.settings);
+            if request.delay_secs() > 0 {
+                self.roll_back(copied.take());
+            }
+        }
         let before = self.window.received();
         let last = match self.count(request, resources) {
             Ok(last) => last,
@@ -194,7 +223,7 @@ impl Produce {
                 return Err(fault.into());
             }
         };
-        self.expects_more = request.keys | request.delay > 0;
+        self.expects_more = request.keys | request.delay_secs() | request.headers > 0;
         resources.regulator.handle_received(
             &mut self.regulated,
             request.payloads.into(),
@@ -215,16 +244,18 @@ impl Produce {
             self.give_up(copied, request.bytes, resources);
             return Err(PeerFault::StorageFull { sent: last, limit }.into());
         }
+        let fits = is_plain || self.fits(request);
         match self.open.first_mut() {
-            Some(building) if copied.is_some_and(|copied| copied.holds_all(request, ttl)) => {
+            Some(building) if fits && copied.is_some_and(|copied| copied.holds_all(request, ttl)) => {
                 building.reserved += request.bytes;
                 self.open.through = last;
                 self.outstanding_bytes += request.bytes;
+                self.outstanding_messages += u64::from(request.payloads);
             }
             _ => {
                 self.roll_back(copied);
-                let times = Times { ttl, delay: request.delay };
-                self.store_one_by_one(messages(), request, before, times, resources);
+                let times = Times { ttl, delay: request.delay_secs() };
+                self.store_one_by_one(messages(), request, before, times, fits, resources);
             }
         }
         if self.open.stored_bytes() >= resources.settings.append_batch_bytes {
@@ -251,55 +282,102 @@ impl Produce {
         self.share.as_mut().map_or(Ok(()), |share| share.try_add(bytes as u64))
     }
 
-    /// Updates the project's storage use after a change of `outstanding_bytes`.
+    /// Updates the use of the project's storage and of the queue's limits after a change of what is outstanding.
     fn count_outstanding(&mut self) {
         self.peak_bytes = self.peak_bytes.max(self.outstanding_bytes);
         if let Some(share) = &mut self.share {
             share.set(self.outstanding_bytes as u64);
         }
+        if let Some(held) = &mut self.held {
+            held.set(Held { messages: self.outstanding_messages, bytes: self.outstanding_bytes as u64 });
+        }
     }
 
-    /// Stores messages that were not copied as a whole: messages with keys or a delay, and two rare cases, a TTL that
-    /// follows the payloads in the request, and requests in which some payloads are too large.
+    /// Returns whether the queue's limits allow to store all messages of a request.
+    #[cold]
+    fn fits(&mut self, request: Request) -> bool {
+        self.full_for(u64::from(request.payloads), request.bytes).is_none()
+    }
+
+    /// Returns the fault of messages that would exceed a limit of the queue. What is outstanding here and in other
+    /// operations counts as what is stored.
+    fn full_for(&mut self, messages: u64, bytes: usize) -> Option<PeerFault> {
+        if !self.subject.queue.policy.refuses() {
+            return None;
+        }
+        if self.held.is_none() {
+            self.held = Some(Box::new(HeldShare::new(self.subject.queue.policy.clone())));
+        }
+        self.count_outstanding();
+        let policy = &self.subject.queue.policy;
+        let excess = policy.excess(Held { messages, bytes: bytes as u64 });
+        if excess == Held::default() {
+            return None;
+        }
+        let limits = policy.get();
+        let (attribute, limit) = match excess.messages {
+            0 => (BYTES_MAX, limits.bytes_max),
+            _ => (MESSAGES_MAX, limits.messages_max),
+        };
+        // The limit may have been removed since.
+        limit.map(|limit| PeerFault::QueueFull { attribute, limit })
+    }
+
+    /// Stores messages that were not copied as a whole: messages with keys, headers or a delay, and two rare cases, a TTL that
+    /// follows the payloads in the request, and requests in which some messages are refused. `fits` says whether the
+    /// queue's limits allow all of them.
     fn store_one_by_one(
         &mut self,
         messages: Vec<Record<'_>>,
         request: Request,
         before: MsgNum,
         times: Times,
+        fits: bool,
         resources: &mut Resources<'_>,
     ) {
-        let (max, max_key) = (resources.settings.max_payload_bytes, resources.settings.max_key_bytes);
-        let mut kept = 0;
-        for (index, Record { key, payload }) in messages.into_iter().enumerate() {
+        // All messages of a request go into batches of one shape, so that those without headers do not close the
+        // batches of those with.
+        let shape = match request.keys {
+            _ if messages.iter().any(|message| !message.headers.is_empty()) => Shape::Headers,
+            0 => Shape::Payloads,
+            _ => Shape::Keys,
+        };
+        self.follow_growth();
+        let (mut kept, mut refused) = (0, 0);
+        for (index, message) in messages.into_iter().enumerate() {
             let number = before.plus(index as u64 + 1);
-            if payload.len() > max {
-                let fault = PeerFault::PayloadTooLarge { bytes: payload.len(), max };
-                self.refuse(number, fault.into(), resources);
-                continue;
-            }
-            if key.len() > max_key {
-                let fault = PeerFault::KeyTooLarge { bytes: key.len(), max: max_key };
-                self.refuse(number, fault.into(), resources);
-                continue;
-            }
-            let building = if request.keys > 0 {
-                let building = self.open_keyed(times, self.routing.partition_of(key), resources);
-                building.builder.push_keyed(key, payload);
+            let policy = &self.subject.queue.policy;
+            let checked = request::checked_message(message, policy, resources.settings);
+            let full = if fits { None } else { self.full_for(1, message.bytes()) };
+            let headers = match (checked, full) {
+                (Ok(headers), None) => headers,
+                (Err(fault), _) | (Ok(_), Some(fault)) => {
+                    refused += message.bytes();
+                    self.refuse(number, fault.into(), resources);
+                    continue;
+                }
+            };
+            let message = Record { headers: &headers, ..message };
+            let building = if shape == Shape::Payloads {
+                let building = self.open_plain(times, request.bytes, 0, resources);
+                building.builder.push(message.payload);
                 building
             } else {
-                let building = self.open_plain(times, request.bytes, 0, resources);
-                building.builder.push(payload);
+                let partition = self.routing.partition_of(message.key);
+                let building = self.open_shaped(shape, times, partition, resources);
+                building.builder.push_record(message);
                 building
             };
-            building.reserved += key.len() + payload.len();
-            kept += key.len() + payload.len();
-            self.outstanding_bytes += key.len() + payload.len();
+            building.reserved += message.bytes();
+            kept += message.bytes();
+            self.outstanding_bytes += message.bytes();
+            self.outstanding_messages += 1;
             self.open.through = number;
         }
+        resources.budget.release(refused);
         // Fields on the wire have headers too. The bytes of the request that are left count for the last
         // batch.
-        let left = request.bytes - kept;
+        let left = request.bytes - kept - refused;
         match self.open.last_mut() {
             Some(building) if kept > 0 || building.builder.count() > 0 => {
                 building.reserved += left;
@@ -309,7 +387,13 @@ impl Produce {
         }
     }
 
-    /// Returns the open batch without keys if it has these times, otherwise a new one.
+    /// Spreads keys over all partitions that the queue has by now.
+    fn follow_growth(&mut self) {
+        let partitions = self.subject.queue.policy.grown_to();
+        self.routing.keyed_over = self.routing.keyed_over.map(|over| over.max(partitions));
+    }
+
+    /// Returns the open batch of payloads if it has these times, otherwise a new one.
     #[inline]
     fn open_plain(
         &mut self,
@@ -333,18 +417,19 @@ impl Produce {
         )
     }
 
-    /// Returns the open batch of a partition for messages with keys if the open ones have these times, otherwise
-    /// a new one.
-    fn open_keyed(
+    /// Returns the open batch of a partition for messages with keys or headers if the open ones have this shape and these
+    /// times, otherwise a new one.
+    fn open_shaped(
         &mut self,
+        shape: Shape,
         times: Times,
         partition: Partition,
         resources: &mut Resources<'_>,
     ) -> &mut Building {
-        if !self.open.takes_keyed(times) {
+        if !self.open.takes_shaped(shape, times) {
             self.close_batches(resources);
         }
-        self.open.keyed(self.subject.caller.author, partition, times, resources.read_ns)
+        self.open.shaped(self.subject.caller.author, partition, shape, times, resources.read_ns)
     }
 
     /// Drops what was copied of a request that must be stored in another form.
@@ -358,8 +443,12 @@ impl Produce {
     fn refuse(&mut self, through: MsgNum, fault: Fault, resources: &mut Resources<'_>) {
         self.close_batches(resources);
         let fate = Err(fault);
+        if self.fates.extend(through, &fate) {
+            return;
+        }
         let (read_ns, known_ns) = (resources.read_ns, resources.now.mono_ns);
-        let pending = Pending { through, reserved: 0, waiting: 0, fate, place: None, read_ns, known_ns };
+        let (reserved, messages, waiting, place) = (0, 0, 0, None);
+        let pending = Pending { through, reserved, messages, waiting, fate, place, read_ns, known_ns };
         self.fates.push(pending, &mut resources.budget);
     }
 
@@ -373,7 +462,7 @@ impl Produce {
             .open
             .only_partition()
             .map(|partition| StoredAt { partition, offsets: Offset::ZERO..Offset::ZERO });
-        let (mut waiting, mut total) = (0, 0);
+        let (mut waiting, mut total, mut messages) = (0, 0, 0);
         for Building { partition, builder, reserved } in self.open.drain() {
             if builder.count() == 0 {
                 resources.budget.release(reserved);
@@ -382,6 +471,7 @@ impl Produce {
             }
             waiting += 1;
             total += reserved;
+            messages += builder.count();
             resources.budget.hand_over(reserved);
             resources.commands.push(Command::Append {
                 operation: self.subject.operation,
@@ -396,6 +486,7 @@ impl Produce {
             let pending = Pending {
                 through: self.open.through,
                 reserved: total,
+                messages,
                 waiting,
                 fate: Ok(()),
                 place,
@@ -414,8 +505,10 @@ impl Produce {
         result: Result<Option<Range<Offset>>, StoreFault>,
         now: Now,
     ) -> Option<Fault> {
-        let Answered { released, fault } = self.fates.handle_appended(sequence, result, now.mono_ns)?;
+        let answered = self.fates.handle_appended(sequence, result, now.mono_ns)?;
+        let Answered { released, messages, fault } = answered;
         self.outstanding_bytes -= released;
+        self.outstanding_messages -= u64::from(messages);
         self.count_outstanding();
         fault
     }
@@ -536,7 +629,7 @@ impl Produce {
             resources.budget.release(building.reserved);
         }
         self.fates.clear(&mut resources.budget);
-        self.share = None;
+        (self.share, self.held) = (None, None);
         self.finish(resources);
     }
 }

@@ -13,9 +13,13 @@ settings! {
         in Messages, AtStart:
         /// Largest payload; larger ones get 413, the other messages of the request are stored
         max_payload_bytes: usize = 1 << 20, "max_payload_bytes", Bytes(1..=GIB);
-        // A payload of `max_payload_bytes` and a key of this size fit a Kafka record of 64 KiB more.
+        // A payload of `max_payload_bytes`, a key of this size and headers fit a Kafka record, see
+        // `KAFKA_RECORD_OVERHEAD_BYTES`.
         /// Largest key; messages with larger ones get 413, the other messages of the request are stored
         max_key_bytes: usize = 32 << 10, "max_key_bytes", Bytes(1..=GIB);
+        /// Largest headers of a message, in encoded form; messages with larger ones get 413, the other messages of the
+        /// request are stored
+        max_headers_bytes: usize = 32 << 10, "max_headers_bytes", Bytes(1..=GIB);
         /// Largest protobuf message; larger ones end the operation with 413
         max_pb_bytes: usize = 8 << 20, "max_pb_bytes", Bytes(65..=2 * GIB);
         /// Bytes that a client may still send after its operation has failed; beyond: closed with 1008

@@ -8,8 +8,10 @@ use std::io::Write;
 
 use prost::Message;
 
+use super::headers::first_timestamp;
 use super::wire::{
-    BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
+    BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, extension_length, put_extension, put_varint,
+    varint_length, write_varint,
 };
 use super::{MessageAndMetadata, Status};
 use crate::base::batch::Record;
@@ -25,6 +27,10 @@ const PAYLOAD_TAG: u8 = 6 << 3 | BYTES;
 const TIMESTAMP_TAG: [u8; 2] = [0xa8, 0x06];
 const DELAY_TAG: [u8; 2] = [0xb0, 0x06];
 const CLAIM_COUNT_TAG: [u8; 2] = [0xb8, 0x06];
+/// The two-byte tag of `headers` (field 104, bytes).
+const HEADERS_TAG: [u8; 2] = [0xc2, 0x06];
+/// The two-byte tag of `first_timestamp_ms` (field 105, varint).
+const FIRST_TIMESTAMP_TAG: [u8; 2] = [0xc8, 0x06];
 
 /// The most bytes in front of a payload: the message's own tag and length, the tag and length of the id,
 /// partition and point, 16 digits of the offset, TTL and age with at most six bytes each, the payload's tag
@@ -43,6 +49,25 @@ pub struct MessageTemplate {
     /// The time when the batch was stored, and the delay and the claim count if there are any.
     tail: [u8; 12 + 7 + 7],
     tail_length: u8,
+}
+
+/// Appends the headers of a message, and what they say to everybody.
+#[inline(never)]
+fn put_headers(headers: &[u8], out: &mut Vec<u8>) {
+    put_extension(HEADERS_TAG, headers, out);
+    if let Some(time) = first_timestamp(headers) {
+        out.extend_from_slice(&FIRST_TIMESTAMP_TAG);
+        write_varint(time, out);
+    }
+}
+
+/// Returns the encoded length of key and headers.
+#[inline(never)]
+fn more_length(record: Record<'_>) -> usize {
+    let length = |bytes: &[u8]| if bytes.is_empty() { 0 } else { extension_length(bytes.len()) };
+    let first = first_timestamp(record.headers);
+    let first = first.map_or(0, |time| FIRST_TIMESTAMP_TAG.len() + varint_length(time));
+    length(record.key) + length(record.headers) + first
 }
 
 fn hex_length(value: u64) -> usize {
@@ -95,15 +120,16 @@ impl MessageTemplate {
     /// Returns the length of a message without its tag and length prefix, in bytes.
     #[inline]
     fn body_length(&self, offset: Offset, record: Record<'_>) -> usize {
-        let (key, payload) = (record.key.len(), record.payload.len());
-        let keyed = if key == 0 { 0 } else { KEY_TAG.len() + varint_length(key as u64) + key };
+        let payload = record.payload.len();
+        // One comparison where there is neither.
+        let more = if record.key.len() | record.headers.len() == 0 { 0 } else { more_length(record) };
         2 + usize::from(self.partition_length)
             + hex_length(offset.0)
             + usize::from(self.meta_length)
             + 1
             + varint_length(payload as u64)
             + payload
-            + keyed
+            + more
             + usize::from(self.tail_length)
     }
 
@@ -117,7 +143,7 @@ impl MessageTemplate {
     /// Appends one entry of `messages`. Always inlined: each call for a message of its own costs 20 instructions more.
     #[inline(always)]
     pub fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
-        let Record { key, payload } = record;
+        let Record { key, headers, payload } = record;
         let mut head = [0u8; HEAD_BYTES_MAX];
         head[0] = MESSAGES_TAG;
         let mut at = put_varint(self.body_length(offset, record) as u64, &mut head, 1);
@@ -139,11 +165,12 @@ impl MessageTemplate {
         out.extend_from_slice(&head[..at]);
         out.extend_from_slice(payload);
         if !key.is_empty() {
-            out.extend_from_slice(&KEY_TAG);
-            write_varint(key.len() as u64, out);
-            out.extend_from_slice(key);
+            put_extension(KEY_TAG, key, out);
         }
         out.extend_from_slice(&self.tail[..usize::from(self.tail_length)]);
+        if !headers.is_empty() {
+            put_headers(headers, out);
+        }
     }
 }
 
@@ -201,6 +228,9 @@ pub struct ReceivedMessage<'a> {
     pub is_rewound: bool,
     /// How often the message was given out by claims, this time included. 0 outside of a ClaimResponse.
     pub claim_count: u32,
+    /// The headers with which the message was produced, for a [`HeadersReader`](super::headers::HeadersReader); empty if it has
+    /// none.
+    pub headers: &'a [u8],
 }
 
 /// Decodes a ConsumeResponse message by message.
@@ -307,6 +337,10 @@ pub(super) fn message(mut reader: Reader<'_>) -> Result<ReceivedMessage<'_>, Mal
                 expect(wire_type, VARINT)?;
                 message.claim_count = reader.varint()? as u32;
             }
+            104 => {
+                expect(wire_type, BYTES)?;
+                message.headers = reader.bytes()?;
+            }
             _ => reader.skip(wire_type)?,
         }
     }
@@ -316,6 +350,7 @@ pub(super) fn message(mut reader: Reader<'_>) -> Result<ReceivedMessage<'_>, Mal
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pb::headers::{FIRST_TIMESTAMP, HeaderRef, put_header};
     use crate::pb::{Claim, ConsumeResponse};
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -324,21 +359,25 @@ mod tests {
         let offset = prop_oneof![0u64..40, any::<u64>()];
         let payload = proptest::collection::vec(any::<u8>(), 0..200);
         let key = prop_oneof![Just(None), proptest::collection::vec(any::<u8>(), 1..200).prop_map(Some)];
-        let more = (any::<Option<u32>>(), any::<Option<u32>>());
+        let headers = prop_oneof![Just(None), proptest::collection::vec(any::<u8>(), 1..200).prop_map(Some)];
+        let more = (any::<Option<u32>>(), any::<Option<u32>>(), headers);
         let message = (any::<u16>(), offset, any::<u32>(), any::<u32>(), payload, key, 0i64..i64::MAX, more)
-            .prop_map(|(partition, offset, ttl, age, payload, key, timestamp_ms, (delay, claim_count))| {
-                MessageAndMetadata {
-                    delay,
-                    claim_count,
-                    id: Some(format!("{partition:x}.{offset:x}")),
-                    ttl: Some(ttl),
-                    age: Some(age),
-                    payload: Some(Bytes::from(payload)),
-                    key: key.map(Bytes::from),
-                    timestamp_ms: Some(timestamp_ms),
-                    ..Default::default()
-                }
-            });
+            .prop_map(
+                |(partition, offset, ttl, age, payload, key, timestamp_ms, (delay, claim_count, headers))| {
+                    MessageAndMetadata {
+                        delay,
+                        claim_count,
+                        headers: headers.map(Bytes::from),
+                        id: Some(format!("{partition:x}.{offset:x}")),
+                        ttl: Some(ttl),
+                        age: Some(age),
+                        payload: Some(Bytes::from(payload)),
+                        key: key.map(Bytes::from),
+                        timestamp_ms: Some(timestamp_ms),
+                        ..Default::default()
+                    }
+                },
+            );
         proptest::collection::vec(message, 0..6)
     }
 
@@ -354,7 +393,8 @@ mod tests {
                 let mut template = MessageTemplate::new(partition, message.ttl(), message.age(), UnixMillis::new(message.timestamp_ms() as u64));
                 template = message.delay.into_iter().fold(template, MessageTemplate::delayed);
                 template = message.claim_count.into_iter().fold(template, MessageTemplate::claimed);
-                let record = Record { key: message.key(), payload: message.payload() };
+                let record =
+                    Record { key: message.key(), headers: message.headers(), payload: message.payload() };
                 length += template.encoded_length(offset, record);
                 template.encode(offset, record, &mut ours);
                 // The same with a claim, which comes behind the other fields.
@@ -369,6 +409,21 @@ mod tests {
             }
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, ConsumeResponse { messages, ..ConsumeResponse::default() }.encode_to_vec());
+        }
+
+        #[test]
+        fn moved_messages_say_when_they_were_first_stored(first in any::<u64>(), has_key in any::<bool>()) {
+            let mut headers = Vec::new();
+            put_header(HeaderRef { name: FIRST_TIMESTAMP, value: Some(first.to_string().as_bytes()) }, &mut headers);
+            let key: &[u8] = if has_key { b"k" } else { b"" };
+            let record = Record { key, headers: &headers, payload: b"x" };
+            let template = MessageTemplate::new(Partition(0), 60, 1, UnixMillis::new(7));
+            let mut out = Vec::new();
+            template.encode(Offset(1), record, &mut out);
+            prop_assert_eq!(template.encoded_length(Offset(1), record), out.len());
+            let decoded = ConsumeResponse::decode(&out[..]).unwrap();
+            prop_assert_eq!(decoded.messages[0].first_timestamp_ms, i64::try_from(first).ok());
+            prop_assert_eq!(decoded.encode_to_vec(), out);
         }
 
         #[test]
@@ -389,6 +444,7 @@ mod tests {
                 prop_assert_eq!(message.payload, expected.payload.as_deref());
                 prop_assert_eq!(message.key, expected.key.as_deref());
                 prop_assert_eq!(message.timestamp_ms, expected.timestamp_ms);
+                prop_assert_eq!(message.headers, expected.headers());
             }
             prop_assert_eq!(reader.next_message(), Ok(None));
             prop_assert_eq!(reader.status(), pb.status.as_ref());

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `delimiter` | splits bytes into pbs |
 //! | `produce_request`, `consume_response` | the coders of the two frequent messages |
+//! | `headers` | the coder of the headers of messages |
 //! | `claim_request` | the decoder of settlements |
 //! | `claim_response` | the decoder of a worker's messages |
 //! | `wire` | varints and tags |
@@ -16,6 +17,7 @@ mod claim_request;
 mod claim_response;
 mod consume_response;
 mod delimiter;
+pub mod headers;
 mod produce_request;
 pub mod wire;
 
@@ -24,8 +26,8 @@ pub use claim_response::{ClaimResponseReader, ReceivedClaim};
 pub use consume_response::{ConsumeResponseReader, MessageTemplate, ReceivedMessage, encode_marked};
 pub use delimiter::{Delimiter, PbLimits, Step};
 pub use produce_request::{
-    ProduceField, ProduceRequestHead, WITH_DELAY, WITH_TOKEN, decode_delayed_request, decode_produce_request,
-    encode_produce_request, first_ttl, lone_token,
+    ProduceExtras, ProduceField, ProduceRequestHead, WITH_EXTRAS, WITH_TOKEN, decode_full_request,
+    decode_produce_request, encode_produce_request, first_ttl, lone_token,
 };
 
 #[allow(missing_docs, clippy::all)]

@@ -1,7 +1,8 @@
-//! Hand-written coder of `ProduceRequest { ttl = 1, payloads = 2, keys = 100, delay = 101, token = 102 }`.
+//! Hand-written coder of `ProduceRequest { ttl = 1, payloads = 2, keys = 100, delay = 101, token = 102, headers = 103 }`.
 
 use super::wire::{
-    BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, put_varint, varint_length, write_varint,
+    BYTES, KEY_TAG, Malformed, Reader, VARINT, expect, extension_length, put_extension, put_varint,
+    varint_length, write_varint,
 };
 use crate::base::batch::Record;
 
@@ -12,9 +13,13 @@ const DELAY_TAG: [u8; 2] = [0xa8, 0x06];
 
 /// The number of the field `token`.
 const TOKEN: u32 = 102;
+/// The number of the field `headers`.
+const HEADERS: u32 = 103;
+/// The two-byte tag of `headers` (field 103, bytes).
+const HEADERS_TAG: [u8; 2] = [0xba, 0x06];
 
-/// The result for a request that carries a delay: [`decode_delayed_request`] decodes it.
-pub const WITH_DELAY: Malformed = Malformed("delay");
+/// The result for a request that carries a delay or headers: [`decode_full_request`] decodes it.
+pub const WITH_EXTRAS: Malformed = Malformed("delay or headers");
 
 /// The result for a request that carries a token: if there is nothing else in it, [`lone_token`] returns the token.
 pub const WITH_TOKEN: Malformed = Malformed("token: a request with a token carries nothing else");
@@ -30,6 +35,15 @@ pub struct ProduceRequestHead {
     pub keys: u32,
 }
 
+/// The rarer fields of a ProduceRequest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProduceExtras {
+    /// The delay, in seconds.
+    pub delay: Option<u32>,
+    /// The number of headers fields.
+    pub headers: u32,
+}
+
 /// A repeated field of a ProduceRequest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProduceField<'a> {
@@ -37,10 +51,12 @@ pub enum ProduceField<'a> {
     Payload(&'a [u8]),
     /// The next key.
     Key(&'a [u8]),
+    /// The next message's headers, encoded.
+    Headers(&'a [u8]),
 }
 
-/// Decodes a ProduceRequest without a delay or a token. Calls `each` with every payload and key, in order. Returns
-/// [`WITH_DELAY`] or [`WITH_TOKEN`] if it has one: to keep them in the loop would cost every message.
+/// Decodes a ProduceRequest without a delay, headers or a token. Calls `each` with every payload and key, in order.
+/// Returns [`WITH_EXTRAS`] or [`WITH_TOKEN`] if it has one: to keep them in the loop would cost every message.
 #[inline]
 pub fn decode_produce_request<'a>(
     bytes: &'a [u8],
@@ -75,24 +91,24 @@ pub fn decode_produce_request<'a>(
 #[cold]
 fn other_field(mut reader: Reader<'_>, field: u32, wire_type: u8) -> Result<Reader<'_>, Malformed> {
     match field {
-        DELAY => expect(wire_type, VARINT).and(Err(WITH_DELAY)),
+        DELAY => expect(wire_type, VARINT).and(Err(WITH_EXTRAS)),
+        HEADERS => expect(wire_type, BYTES).and(Err(WITH_EXTRAS)),
         TOKEN => expect(wire_type, BYTES).and(Err(WITH_TOKEN)),
         _ => reader.skip(wire_type).map(|()| reader),
     }
 }
 
-/// Decodes a ProduceRequest that may have a delay. Otherwise like [`decode_produce_request`]. Returns the delay, too, in
-/// seconds; 0 if there is none.
+/// Decodes a ProduceRequest that may have a delay and headers. Otherwise like [`decode_produce_request`].
 #[cold]
-pub fn decode_delayed_request<'a>(
+pub fn decode_full_request<'a>(
     bytes: &'a [u8],
     mut each: impl FnMut(ProduceField<'a>),
-) -> Result<(ProduceRequestHead, u32), Malformed> {
+) -> Result<(ProduceRequestHead, ProduceExtras), Malformed> {
     let mut reader = Reader(bytes);
-    let (mut head, mut delay) = (ProduceRequestHead::default(), 0);
+    let (mut head, mut extras) = (ProduceRequestHead::default(), ProduceExtras::default());
     while let Some((field, wire_type)) = reader.tag()? {
         let wanted = if matches!(field, 1 | DELAY) { VARINT } else { BYTES };
-        if matches!(field, 1 | 2 | 100 | DELAY | TOKEN) {
+        if matches!(field, 1 | 2 | 100 | DELAY | TOKEN | HEADERS) {
             expect(wire_type, wanted)?;
         }
         match field {
@@ -105,12 +121,16 @@ pub fn decode_delayed_request<'a>(
                 each(ProduceField::Key(reader.bytes()?));
                 head.keys += 1;
             }
-            DELAY => delay = reader.varint()? as u32,
+            DELAY => extras.delay = Some(reader.varint()? as u32),
+            HEADERS => {
+                each(ProduceField::Headers(reader.bytes()?));
+                extras.headers += 1;
+            }
             TOKEN => return Err(WITH_TOKEN),
             _ => reader.skip(wire_type)?,
         }
     }
-    Ok((head, delay))
+    Ok((head, extras))
 }
 
 /// Returns the token of a ProduceRequest that carries nothing else that a ProduceRequest may carry.
@@ -120,7 +140,7 @@ pub fn lone_token(bytes: &[u8]) -> Option<&str> {
     let mut token = None;
     while let Some((field, wire_type)) = reader.tag().ok()? {
         match field {
-            1 | 2 | 100 | DELAY => return None,
+            1 | 2 | 100 | DELAY | HEADERS => return None,
             TOKEN => token = Some(std::str::from_utf8(reader.bytes().ok()?).ok()?),
             _ => reader.skip(wire_type).ok()?,
         }
@@ -137,7 +157,7 @@ pub fn first_ttl(bytes: &[u8]) -> Option<u32> {
 }
 
 /// Appends a ProduceRequest with its length prefix and returns how many bytes that took. Writes keys only if
-/// at least one message has one. TTL and delay are in seconds.
+/// at least one message has one, and headers likewise. TTL and delay are in seconds.
 pub fn encode_produce_request<'a>(
     ttl: u32,
     delay: Option<u32>,
@@ -145,12 +165,16 @@ pub fn encode_produce_request<'a>(
     out: &mut Vec<u8>,
 ) -> usize {
     let (mut body, mut keys, mut has_keys) = (0, 0, false);
-    for Record { key, payload } in records.clone() {
+    let (mut all_headers, mut has_headers) = (0, false);
+    for Record { key, headers, payload } in records.clone() {
         body += 1 + varint_length(payload.len() as u64) + payload.len();
-        keys += KEY_TAG.len() + varint_length(key.len() as u64) + key.len();
+        keys += extension_length(key.len());
         has_keys |= !key.is_empty();
+        all_headers += extension_length(headers.len());
+        has_headers |= !headers.is_empty();
     }
     body += if has_keys { keys } else { 0 };
+    body += if has_headers { all_headers } else { 0 };
     body += delay.map_or(0, |delay| DELAY_TAG.len() + varint_length(u64::from(delay)));
     let length = 1 + varint_length(u64::from(ttl)) + body;
     let total = varint_length(length as u64) + length;
@@ -165,14 +189,15 @@ pub fn encode_produce_request<'a>(
         out.extend_from_slice(&head[..end]);
         out.extend_from_slice(payload);
     }
-    for Record { key, .. } in records.take_while(|_| has_keys) {
-        out.extend_from_slice(&KEY_TAG);
-        write_varint(key.len() as u64, out);
-        out.extend_from_slice(key);
+    for Record { key, .. } in records.clone().take_while(|_| has_keys) {
+        put_extension(KEY_TAG, key, out);
     }
     if let Some(delay) = delay {
         out.extend_from_slice(&DELAY_TAG);
         write_varint(u64::from(delay), out);
+    }
+    for Record { headers, .. } in records.take_while(|_| has_headers) {
+        put_extension(HEADERS_TAG, headers, out);
     }
     total
 }
@@ -193,6 +218,7 @@ mod tests {
             6 => bytes.clone().prop_map(|b| [&[0x12, b.len() as u8][..], &b].concat()),
             2 => any::<u32>().prop_map(|ttl| { let mut out = vec![8]; write_varint(ttl.into(), &mut out); out }),
             1 => bytes.clone().prop_map(|b| [&[0xa2, 0x06, b.len() as u8][..], &b].concat()),
+            1 => bytes.clone().prop_map(|b| [&[0xba, 0x06, b.len() as u8][..], &b].concat()),
             1 => any::<u32>().prop_map(|delay| { let mut out = vec![0xa8, 0x06]; write_varint(delay.into(), &mut out); out }),
             1 => (number, 0u64..6, bytes).prop_filter("groups are refused", |(_, wire, _)| !matches!(wire, 3 | 4))
                 .prop_map(|(number, wire, b)| {
@@ -208,17 +234,19 @@ mod tests {
         #[test]
         fn decoding_matches_prost(fields in proptest::collection::vec(field(), 0..8)) {
             let bytes = fields.concat();
-            let (mut payloads, mut keys) = (Vec::new(), Vec::new());
+            let (mut payloads, mut keys, mut headers) = (Vec::new(), Vec::new(), Vec::new());
             let mut ours = decode_produce_request(&bytes, |field| match field {
                 ProduceField::Payload(payload) => payloads.push(payload.to_vec()),
                 ProduceField::Key(key) => keys.push(key.to_vec()),
+                ProduceField::Headers(_) => panic!("only a full request has them"),
             })
-            .map(|head| (head, 0));
-            if ours == Err(WITH_DELAY) {
+            .map(|head| (head, ProduceExtras::default()));
+            if ours == Err(WITH_EXTRAS) {
                 (payloads, keys) = (Vec::new(), Vec::new());
-                ours = decode_delayed_request(&bytes, |field| match field {
+                ours = decode_full_request(&bytes, |field| match field {
                     ProduceField::Payload(payload) => payloads.push(payload.to_vec()),
                     ProduceField::Key(key) => keys.push(key.to_vec()),
+                    ProduceField::Headers(of_one) => headers.push(of_one.to_vec()),
                 });
             }
             match ProduceRequest::decode(Bytes::from(bytes.clone())) {
@@ -227,8 +255,10 @@ mod tests {
                 Ok(_) if ours == Err(Malformed("a group or an unknown wire type")) => {}
                 Ok(oracle) if oracle.token.is_some() => prop_assert_eq!(ours, Err(WITH_TOKEN)),
                 Ok(oracle) => {
-                    let (ours, delay) = ours.unwrap();
-                    prop_assert_eq!((ours.ttl, delay), (oracle.ttl, oracle.delay.unwrap_or(0)));
+                    let (ours, extras) = ours.unwrap();
+                    prop_assert_eq!((ours.ttl, extras.delay), (oracle.ttl, oracle.delay));
+                    prop_assert_eq!(extras.headers as usize, headers.len());
+                    prop_assert_eq!(headers, oracle.headers);
                     prop_assert_eq!(ours.keys as usize, keys.len());
                     prop_assert_eq!(keys, oracle.keys);
                     prop_assert_eq!(ours.payloads as usize, payloads.len());
@@ -243,15 +273,21 @@ mod tests {
             delay in proptest::option::of(any::<u32>()),
             messages in proptest::collection::vec(
                 (prop_oneof![Just(vec![]), proptest::collection::vec(any::<u8>(), 0..200)],
+                 prop_oneof![3 => Just(vec![]), 1 => proptest::collection::vec(any::<u8>(), 0..200)],
                  proptest::collection::vec(any::<u8>(), 0..300)), 0..5),
         ) {
             let mut ours = Vec::new();
-            let records = messages.iter().map(|(key, payload)| Record { key, payload });
+            let records = messages.iter().map(|(key, headers, payload)| Record { key, headers, payload });
             let length = encode_produce_request(ttl, delay, records, &mut ours);
-            let (keys, payloads): (Vec<_>, Vec<_>) =
-                messages.into_iter().map(|(key, payload)| (Bytes::from(key), Bytes::from(payload))).unzip();
-            let keys = if keys.iter().all(Bytes::is_empty) { vec![] } else { keys };
-            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, delay, token: None };
+            let (mut keys, mut headers, mut payloads) = (Vec::new(), Vec::new(), Vec::new());
+            for (key, of_one, payload) in &messages {
+                keys.push(Bytes::from(key.clone()));
+                headers.push(Bytes::from(of_one.clone()));
+                payloads.push(Bytes::from(payload.clone()));
+            }
+            let or_none = |all: Vec<Bytes>| if all.iter().all(Bytes::is_empty) { vec![] } else { all };
+            let (keys, headers) = (or_none(keys), or_none(headers));
+            let oracle = ProduceRequest { ttl: Some(ttl), payloads, keys, delay, token: None, headers };
             prop_assert_eq!(length, ours.len());
             prop_assert_eq!(ours, oracle.encode_length_delimited_to_vec());
         }

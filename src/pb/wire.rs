@@ -9,6 +9,20 @@ pub const REWOUND: [u8; 3] = [0xc0, 0x06, 1];
 /// The two-byte tag of `keys` and of `key` (field 100, bytes).
 pub const KEY_TAG: [u8; 2] = [0xa2, 0x06];
 
+/// Returns the length of an extension: a field of bytes with a tag of two bytes.
+#[inline]
+pub const fn extension_length(bytes: usize) -> usize {
+    2 + varint_length(bytes as u64) + bytes
+}
+
+/// Appends an extension.
+#[inline]
+pub fn put_extension(tag: [u8; 2], bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&tag);
+    write_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
 /// The reason why a pb cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);

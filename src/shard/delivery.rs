@@ -4,13 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::core::{
-    ConnectionId, Deleted, Letter, Peer, Roster, Settings, ShardPulse, ShardSnapshot, Traffic,
+    ConnectionId, Deleted, Granted, Letter, Peer, Roster, Settings, ShardPulse, ShardSnapshot, Traffic, Wish,
 };
 use super::listener::Accepted;
 use crate::auth::Answer;
 use crate::base::error::StoreFault;
+use crate::base::manage::{Manage, Managed};
 use crate::base::names::FullName;
-use crate::base::queue::QueueInfo;
+use crate::base::queue::{PartitionKey, QueueInfo};
 use crate::base::units::Partition;
 use crate::latency::Recorder;
 use crate::store::{QueueSummary, Tail};
@@ -43,6 +44,10 @@ pub enum Delivery<A = Accepted> {
     Ping(Reply<()>),
     /// Delete a queue. The shard is its home.
     Delete(FullName, Reply<Result<Deleted, StoreFault>>),
+    /// Describe, create or alter a queue. The shard is its home.
+    Wish(FullName, Wish, Reply<Granted>),
+    /// Count, find or delete messages of a partition that the shard owns.
+    Manage(PartitionKey, Manage, Reply<Result<Managed, StoreFault>>),
     /// Continue with these settings.
     Reload(Arc<Settings>, Reply<()>),
     /// Use another TLS configuration, and close the connections whose certificate it revokes.

@@ -19,10 +19,12 @@
 //! | `reload` | gives the shards changed settings | the asking thread |
 //! | `progress` | whether all shards make progress | the asking thread |
 //! | `probe` | requests for the state of shards | the asking thread |
+//! | `backups` | cuts of the log for backups | the asking thread |
 //! | `server` | starts and stops all of it | the starting thread |
 
 pub mod acceptor;
 pub mod address;
+pub(crate) mod backups;
 pub(crate) mod certificates;
 mod collector;
 pub mod core;

@@ -7,13 +7,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde_json::{Map, Value};
+
 use super::certificates::Certificates;
-use super::core::{self, ConnectionId, Deleted, Roster, ShardPulse, ShardSnapshot, Traffic};
+use super::core::{
+    self, AlterFault, Alteration, ConnectionId, Created, Deleted, Described, Granted, Roster, ShardPulse,
+    ShardSnapshot, Traffic, Wish,
+};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
-use crate::base::error::StoreFault;
+use crate::base::error::{Fault, StoreFault};
+use crate::base::manage::{Manage, Managed};
 use crate::base::names::{FullName, queue_hash};
-use crate::base::queue::{QueueInfo, home};
+use crate::base::queue::{PartitionKey, QueueInfo, home};
 use crate::base::units::Partition;
 use crate::latency::Recorder;
 use crate::store::{QueueSummary, Tail};
@@ -84,7 +90,7 @@ impl Probe {
         self.send(shard, Delivery::Latency(empty, Reply::new(reply)))
     }
 
-    /// Returns the number of the shard that creates and deletes the queue.
+    /// Returns the number of the shard that creates, alters and deletes the queue.
     pub fn home(&self, name: &FullName) -> usize {
         usize::from(home(queue_hash(&name.0, &name.1), self.shards.len() as u16))
     }
@@ -96,6 +102,53 @@ impl Probe {
         reply: impl FnOnce(Result<Deleted, StoreFault>) + Send + 'static,
     ) -> bool {
         self.send(self.home(&name), Delivery::Delete(name, Reply::new(reply)))
+    }
+
+    /// Asks a queue's home to describe it: `None` if there is no queue of that name. If the store cannot say, `reply` is
+    /// dropped.
+    pub fn find(&self, name: FullName, reply: impl FnOnce(Option<Described>) + Send + 'static) -> bool {
+        self.wish(name, Wish::Find, |found| match found {
+            Ok(Created { queue, .. }) => reply(Some(queue)),
+            Err(AlterFault::Fault(Fault::Store(StoreFault::NoQueue))) => reply(None),
+            Err(fault) => tracing::warn!(%fault, "cannot look for a queue"),
+        })
+    }
+
+    /// Asks a queue's home to create it with these attributes, of which `_partitions` says how many partitions it has. A
+    /// queue that exists is not changed. Does not need `auto_create`.
+    pub fn create(
+        &self,
+        name: FullName,
+        attributes: Map<String, Value>,
+        reply: impl FnOnce(Result<Created, AlterFault>) + Send + 'static,
+    ) -> bool {
+        self.wish(name, Wish::Create(attributes), reply)
+    }
+
+    /// Asks a queue's home to alter it. The answer comes once that is durable. Open operations see the change from then
+    /// on. As with a deletion, there is no answer while the disk fails.
+    pub fn alter(
+        &self,
+        name: FullName,
+        alteration: Alteration,
+        reply: impl FnOnce(Result<Described, AlterFault>) + Send + 'static,
+    ) -> bool {
+        self.wish(name, Wish::Alter(alteration), |granted| reply(granted.map(|altered| altered.queue)))
+    }
+
+    fn wish(&self, name: FullName, wish: Wish, reply: impl FnOnce(Granted) + Send + 'static) -> bool {
+        self.send(self.home(&name), Delivery::Wish(name, wish, Reply::new(reply)))
+    }
+
+    /// Asks the owner of a partition ([`QueueInfo::owner`]) to count, find or delete its messages.
+    pub fn manage(
+        &self,
+        shard: usize,
+        partition: PartitionKey,
+        what: Manage,
+        reply: impl FnOnce(Result<Managed, StoreFault>) + Send + 'static,
+    ) -> bool {
+        self.send(shard, Delivery::Manage(partition, what, Reply::new(reply)))
     }
 
     /// Asks a shard for what its store holds of each queue.

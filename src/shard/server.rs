@@ -11,6 +11,7 @@ use glommio::ExecutorJoinHandle;
 
 use super::acceptor::{Acceptor, Target};
 use super::address::Addresses;
+use super::backups::Backups;
 use super::certificates::Certificates;
 use super::collector::{Board, Collector};
 use super::core::{self, Connections, Core};
@@ -28,7 +29,7 @@ use super::refuser::Refuser;
 use super::reload::Reload;
 use super::settings::Settings;
 use crate::access::Tenants;
-use crate::auth::{Answer, Audience, Judge, Keyer};
+use crate::auth::{Answer, Audience, Desk, Judge, Keyer, Waiting};
 use crate::latency::Recorder;
 use crate::process::AbortOnPanic;
 use crate::store::kafka::{self, Cluster, Kafka, News};
@@ -52,6 +53,7 @@ pub struct Server {
     stores: Stores,
     probe: Probe,
     judge: Option<Judge>,
+    desk: Option<Desk>,
     tenants: Arc<Tenants>,
     heartbeats: Vec<Arc<Heartbeat>>,
     collector: Collector,
@@ -183,17 +185,23 @@ impl ShardPart {
     }
 }
 
-/// The inboxes of the shards.
+/// The listeners of the judge: the inboxes of the shards, and the questions of other threads.
 #[derive(Debug)]
-struct Inboxes(Vec<Sender<Delivery>>);
+struct Listeners {
+    inboxes: Vec<Sender<Delivery>>,
+    desk: Waiting,
+}
 
-impl Audience for Inboxes {
-    fn shards(&self) -> u16 {
-        self.0.len() as u16
+impl Audience for Listeners {
+    fn listeners(&self) -> u16 {
+        self.inboxes.len() as u16 + 1
     }
 
     fn tell(&self, shard: u16, answer: Answer) -> Result<(), Answer> {
-        let Some(sender) = self.0.get(usize::from(shard)) else { return Ok(()) };
+        let Some(sender) = self.inboxes.get(usize::from(shard)) else {
+            self.desk.handle(answer);
+            return Ok(());
+        };
         match sender.send(Delivery::Auth(answer)) {
             Err(Delivery::Auth(answer)) => Err(answer),
             _ => Ok(()),
@@ -211,11 +219,14 @@ impl Server {
         let count = cores.len();
         let inbox_batches = settings.core.inbox_batches;
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| inbox(inbox_batches)).unzip();
-        let judge =
-            settings.auth.is_on().then(|| Judge::start(&settings.auth, Arc::new(Inboxes(senders.clone()))));
+        let waiting = Waiting::default();
+        let listeners = Listeners { inboxes: senders.clone(), desk: waiting.clone() };
+        let judge = settings.auth.is_on().then(|| Judge::start(&settings.auth, Arc::new(listeners)));
         let judge = judge.transpose()?;
         let keyer = judge.is_some().then(Keyer::random).transpose();
         let keyer = keyer.map_err(|_| io::Error::other("the system has no random numbers"))?;
+        let desk = judge.clone().zip(keyer.clone());
+        let desk = desk.map(|(judge, keyer)| Desk::new(judge, keyer, count as u16, waiting));
         let shared = Arc::new(Shared {
             connections: (0..count).map(|_| AtomicUsize::new(0)).collect(),
             drained: AtomicUsize::new(0),
@@ -310,6 +321,7 @@ impl Server {
             collector: Collector::start(settings.latency.interval, latency_log, probe.clone())?,
             probe,
             judge,
+            desk,
             stores,
             handle: DrainHandle { acceptor, shards: senders, leaving },
             tenants: all_tenants,
@@ -341,9 +353,22 @@ impl Server {
         self.probe.clone()
     }
 
+    /// Returns a handle for backups, if the store is the embedded log.
+    pub fn backups(&self) -> Option<Backups> {
+        match &self.stores {
+            Stores::Log { dir, .. } => Some(Backups::new(dir.clone(), self.probe())),
+            _ => None,
+        }
+    }
+
     /// Returns a handle to change the settings of the shards.
     pub fn reload(&self) -> Reload {
         Reload::new(self.probe.clone(), self.tenants.clone())
+    }
+
+    /// Returns the desk at which other threads ask who clients are, if they must authenticate.
+    pub fn desk(&self) -> Option<Desk> {
+        self.desk.clone()
     }
 
     /// Returns the judge of clients, if they must authenticate.

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Settings;
-use super::core::{ConnectionId, Connections, Core, Deleted, DeletionId, Letter, Peer, Roster};
+use super::core::{
+    ChangeId, ConnectionId, Connections, Core, Deleted, Granted, Letter, ManageId, Peer, Roster,
+};
 use super::delivery::{Delivery, Reply};
 use super::transport::{News, Transport};
 use crate::auth::Question;
 use crate::base::clock::{Now, Step};
-use crate::base::error::StoreFault;
+use crate::base::error::{Fault, StoreFault};
+use crate::base::manage::Managed;
 use crate::base::millis::Millis;
 use crate::latency::Stage;
 use crate::store::Store;
@@ -105,6 +108,38 @@ pub enum Turn {
     Idle,
 }
 
+/// The replies to the operator's requests in progress.
+#[derive(Debug, Default)]
+struct Replies {
+    deletions: HashMap<ChangeId, Reply<Result<Deleted, StoreFault>>>,
+    wishes: HashMap<ChangeId, Reply<Granted>>,
+    managing: HashMap<ManageId, Reply<Result<Managed, StoreFault>>>,
+}
+
+impl Replies {
+    /// Gives the answers that the core has.
+    fn give<S: Store<Connections>>(&mut self, core: &mut Core<S>) {
+        while let Some((id, result)) = core.poll_deleted() {
+            if let Some(reply) = self.deletions.remove(&id) {
+                reply.give(result);
+            }
+        }
+        while let Some((id, result)) = core.poll_granted() {
+            if let Some(reply) = self.wishes.remove(&id) {
+                reply.give(result);
+            }
+        }
+        while let Some((id, result)) = core.poll_managed() {
+            if let Some(reply) = self.managing.remove(&id) {
+                reply.give(result);
+            }
+        }
+    }
+}
+
+/// What the operator is told whose request comes while the server drains.
+const DRAINING: StoreFault = StoreFault::Unavailable("the server is draining");
+
 /// A core and its environment.
 #[derive(Debug)]
 pub struct Shard<S, H: Host> {
@@ -121,8 +156,7 @@ pub struct Shard<S, H: Host> {
     /// The slots that became ready in this turn. Empty between turns, kept for its capacity.
     woken: Vec<u32>,
     buffer: Vec<u8>,
-    /// The replies to deletions in progress.
-    deletions: HashMap<DeletionId, Reply<Result<Deleted, StoreFault>>>,
+    replies: Replies,
     settings: Arc<Settings>,
     /// When draining ends at the latest. `None` while the shard does not drain.
     drain_until: Option<Duration>,
@@ -142,7 +176,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             handshakes: VecDeque::new(),
             woken: Vec::new(),
             buffer: vec![0; settings.receive_window_bytes],
-            deletions: HashMap::new(),
+            replies: Replies::default(),
             settings,
             drain_until: None,
         }
@@ -202,11 +236,7 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
             self.say_step(step);
         }
         let refused = self.flush_outboxes();
-        while let Some((id, result)) = self.core.poll_deleted() {
-            if let Some(reply) = self.deletions.remove(&id) {
-                reply.give(result);
-            }
-        }
+        self.replies.give(&mut self.core);
         // A socket that used up its share of the turn is ready again. Parking would return at once, without a
         // pass of the reactor, and no other socket would ever be polled.
         let is_ready = !self.ready.is_empty() || !self.handshakes.is_empty() || self.host.has_ready();
@@ -268,13 +298,25 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                 // Its purpose is to wake the shard, which polls its store in every turn.
                 Some(Delivery::StoreNews) => {}
                 Some(Delivery::Ping(reply)) => reply.give(()),
-                // A deletion that begins so late may have no time to end.
-                Some(Delivery::Delete(_, reply)) if self.drain_until.is_some() => {
-                    reply.give(Err(StoreFault::Unavailable("the server is draining")));
+                // What begins so late may have no time to end.
+                Some(Delivery::Delete(_, reply)) if self.drain_until.is_some() => reply.give(Err(DRAINING)),
+                Some(Delivery::Wish(_, _, reply)) if self.drain_until.is_some() => {
+                    reply.give(Err(Fault::Draining.into()));
+                }
+                Some(Delivery::Manage(_, _, reply)) if self.drain_until.is_some() => {
+                    reply.give(Err(DRAINING));
                 }
                 Some(Delivery::Delete(name, reply)) => {
                     let id = self.core.delete(self.host.now(), name);
-                    self.deletions.insert(id, reply);
+                    self.replies.deletions.insert(id, reply);
+                }
+                Some(Delivery::Wish(name, wish, reply)) => {
+                    let id = self.core.wish(self.host.now(), name, wish);
+                    self.replies.wishes.insert(id, reply);
+                }
+                Some(Delivery::Manage(partition, what, reply)) => {
+                    let id = self.core.manage(self.host.now(), partition, what);
+                    self.replies.managing.insert(id, reply);
                 }
                 Some(Delivery::Queues(reply)) => {
                     reply.give(self.core.store().describe(self.host.now().unix));

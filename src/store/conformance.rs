@@ -3,15 +3,18 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Completion, NO_CLAIMS, Request, StateKeeping, Store, Stream};
-use crate::base::batch::{Batch, BatchBuilder, StoredBatch};
+use super::{Completion, NO_ATTRIBUTES, NO_CLAIMS, NewQueue, Request, StateKeeping, Store, Stream};
+use crate::base::attributes::Attributes;
+use crate::base::batch::{Batch, BatchBuilder, Record, Shape, StoredBatch};
 use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::manage::{Manage, Only};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, QueueId};
 use crate::base::units::{Offset, Partition};
+use crate::pb::headers::{HeaderRef, put_header};
 
 /// The environment in which a kind of store is tested.
 pub(super) trait Lab {
@@ -106,9 +109,22 @@ impl<'a, L: Lab> Trial<'a, L> {
     }
 
     fn open_queue(&mut self, name: QueueName, create: Option<u16>) -> Result<super::Life, StoreFault> {
+        self.open_new(name, create.map(NewQueue::plain))
+    }
+
+    fn alter_queue(&mut self, attributes: Attributes, partitions: u16) -> Result<super::Life, StoreFault> {
+        let name = (Project::parse("conformance").unwrap(), self.name.clone());
+        let token = self.submit("alter", |token| Request::Alter { token, name, attributes, partitions });
+        match self.completion_of(token) {
+            Completion::Altered { result, .. } => result,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn open_new(&mut self, name: QueueName, create: Option<NewQueue>) -> Result<super::Life, StoreFault> {
         let (queue, project) = (self.queue, Project::parse("conformance").unwrap());
-        let token =
-            self.submit("open", |token| Request::Open { token, queue, name: (project, name), create });
+        let name = (project, name);
+        let token = self.submit("open", |token| Request::Open { token, queue, name, create });
         match self.completion_of(token) {
             Completion::Opened { result, .. } => result,
             other => panic!("{other:?}"),
@@ -296,18 +312,24 @@ pub(super) fn run<L: Lab>(lab: &L) {
     } else {
         a_store_without_a_catalogue_deletes_nothing(lab);
     }
+    if L::Store::STATE == StateKeeping::None {
+        a_store_without_attributes_refuses_them(lab);
+    } else {
+        attributes_and_added_partitions_are_kept(lab);
+    }
     offsets_increase_in_each_partition(lab);
     a_fetch_returns_the_messages_from_its_offset_on(lab);
     a_fetch_waits_for_the_next_append(lab);
     a_fetch_that_does_not_wait_reports_the_end(lab);
     a_clients_own_messages_are_left_out_for_it(lab);
-    keys_are_returned_with_their_payloads(lab);
+    keys_and_headers_are_returned_with_their_payloads(lab);
     expired_batches_are_not_read(lab);
     positions_are_found_by_end_and_by_time(lab);
     timestamps_never_run_backwards(lab);
     cancelled_fetches_leave_nothing_behind(lab);
     the_byte_limit_ends_a_fetch_between_batches(lab);
     many_batches_are_returned_complete_and_in_order(lab);
+    a_store_without_ledgers_refuses_requests_about_single_messages(lab);
     if L::Store::STATE == StateKeeping::None {
         a_store_without_claims_refuses_delays(lab);
     } else {
@@ -317,6 +339,62 @@ pub(super) fn run<L: Lab>(lab: &L) {
         expired_messages_are_read_if_the_view_has_them(lab);
         a_delay_is_kept_with_its_messages(lab);
     }
+}
+
+fn attributes() -> Attributes {
+    Attributes::parse_stored(br#"{"_default_message_ttl":60,"mine":[1.5,"a"]}"#).unwrap()
+}
+
+fn a_store_without_attributes_refuses_them<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let refused = Some(StoreFault::Unsupported(NO_ATTRIBUTES));
+    assert_eq!(trial.alter_queue(attributes(), PARTITIONS).err(), refused);
+    let (queue, name) = lab.queue();
+    trial.queue = queue;
+    let new = NewQueue { partitions: 1, attributes: attributes() };
+    assert_eq!(trial.open_new(name.clone(), Some(new)).err(), refused);
+    assert_eq!(trial.open_queue(name, None).err(), Some(StoreFault::NoQueue), "nothing was created");
+}
+
+fn attributes_and_added_partitions_are_kept<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    let life = trial.alter_queue(attributes(), PARTITIONS + 1).unwrap();
+    assert_eq!((life.partitions, life.attributes.clone()), (PARTITIONS + 1, attributes()));
+    trial.store(Partition(PARTITIONS), 1, &[b"in the new partition"]);
+    let plain = Some(NewQueue::plain(1));
+    assert_eq!(trial.open_new(trial.name.clone(), plain).unwrap(), life, "an existing queue is not changed");
+    let altered = trial.name.clone();
+    let (queue, made) = lab.queue();
+    (trial.queue, trial.name) = (queue, made.clone());
+    let new = NewQueue { partitions: 2, attributes: attributes() };
+    let life = trial.open_new(made.clone(), Some(new)).unwrap();
+    assert_eq!((life.partitions, life.attributes.clone()), (2, attributes()));
+    trial.name = lab.queue().1;
+    assert_eq!(trial.alter_queue(attributes(), 1).err(), Some(StoreFault::NoQueue));
+    let Trial { lab, store, .. } = trial;
+    let Some(store) = lab.reopen(store) else { return };
+    let mut trial = Trial { store, ..Trial::new(lab) };
+    for (name, partitions) in [(altered, PARTITIONS + 1), (made, 2)] {
+        let life = trial.open_queue(name, None).unwrap();
+        assert_eq!((life.partitions, life.attributes), (partitions, attributes()));
+    }
+}
+
+fn a_store_without_ledgers_refuses_requests_about_single_messages<L: Lab>(lab: &L) {
+    let mut trial = Trial::new(lab);
+    trial.store(Partition(0), 1, &[b"a"]);
+    let find = Manage::Find(vec![Offset(0)]);
+    let remove = Manage::Remove { offsets: vec![Offset(0)], only: Only::All };
+    let pop = Manage::Pop { messages_max: 1, bytes_max: 100 };
+    for what in [Manage::Stats, find, remove, pop, Manage::Purge] {
+        let partition = trial.key(Partition(0));
+        let token = trial.submit("manage", |token| Request::Manage { token, partition, what });
+        match trial.completion_of(token) {
+            Completion::Managed { result: Err(StoreFault::Unsupported(NO_CLAIMS)), .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(payloads(&trial.read_to_end(Partition(0), Offset(0)).0), [b"a"]);
 }
 
 fn a_store_without_claims_refuses_delays<L: Lab>(lab: &L) {
@@ -456,7 +534,8 @@ fn a_deleted_queue_does_not_exist_and_another_takes_its_name<L: Lab>(lab: &L) {
         Completion::Claimed { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Watched { result, .. } => result.err() == Some(StoreFault::Deleted),
         Completion::Settled { result, .. } => result.err() == Some(StoreFault::Deleted),
-        Completion::Opened { .. } | Completion::Deleted { .. } => false,
+        Completion::Managed { result, .. } => result.err() == Some(StoreFault::Deleted),
+        Completion::Opened { .. } | Completion::Altered { .. } | Completion::Deleted { .. } => false,
     };
     let told = trial.completion_of(parked);
     assert!(is_deleted(told), "a waiting fetch gets the fault");
@@ -577,19 +656,30 @@ fn a_clients_own_messages_are_left_out_for_it<L: Lab>(lab: &L) {
     assert_eq!(seen, [b"theirs, too"]);
 }
 
-fn keys_are_returned_with_their_payloads<L: Lab>(lab: &L) {
+fn keys_and_headers_are_returned_with_their_payloads<L: Lab>(lab: &L) {
     let mut trial = Trial::new(lab);
-    let mut builder = BatchBuilder::with_keys(ClientId::from(1), 1000, 0);
-    let messages = [(&b"k"[..], &b"one"[..]), (b"", b"two"), (b"key", b"")];
-    messages.iter().for_each(|(key, payload)| builder.push_keyed(key, payload));
-    let token = trial.append(Partition(2), builder.close());
-    assert_eq!(trial.appended(token), Offset(0)..Offset(3), "the first messages of a queue");
-    let (batches, _) = trial.read(Partition(2), Offset(0), None, 3);
-    let records: Vec<_> = batches
-        .iter()
-        .flat_map(|stored| stored.batch.records().map(|record| (record.key, record.payload)))
-        .collect();
-    assert_eq!(records, messages);
+    let mut headers = Vec::new();
+    for (name, value) in [("a", Some(&b"1"[..])), ("b", None), ("a", Some(b"")), ("", Some(b"\0"))] {
+        put_header(HeaderRef { name, value }, &mut headers);
+    }
+    let keyed = [Record::keyed(b"k", b"one"), Record::plain(b"two"), Record::keyed(b"key", b"")];
+    let headed = [
+        Record { headers: &headers, ..Record::plain(b"three") },
+        Record { headers: &headers, ..Record::keyed(b"k", b"") },
+        Record::plain(b"four"),
+    ];
+    let mut stored = Offset(0);
+    for (shape, records) in [(Shape::Keys, &keyed), (Shape::Headers, &headed)] {
+        let mut builder = BatchBuilder::new(ClientId::from(1), 1000, 0).with_shape(shape);
+        records.iter().for_each(|record| builder.push_record(*record));
+        let token = trial.append(Partition(2), builder.close());
+        let offsets = trial.appended(token);
+        assert!(offsets.start >= stored && offsets.end == offsets.start + 3, "{offsets:?}");
+        stored = offsets.end;
+    }
+    let (batches, _) = trial.read(Partition(2), Offset(0), None, 6);
+    let records: Vec<_> = batches.iter().flat_map(|stored| stored.batch.records()).collect();
+    assert_eq!(records, [keyed, headed].concat());
 }
 
 fn expired_batches_are_not_read<L: Lab>(lab: &L) {

@@ -11,6 +11,7 @@
 //! | `memory/` | messages only in memory |
 //! | `kafka/` | a Kafka cluster |
 //! | `claims/` | claims on any of these |
+//! | `offline` | the queues of a data directory that no server uses |
 //! | `settings` | the choice of the store, and the settings of all three |
 //! | `fence` | rejects the later appends of a stream after a failed one |
 //! | `fetch` | a fetch, as the stores keep it |
@@ -19,17 +20,21 @@
 //! | `waiting` | waiting fetches |
 //! | `tail` | the end of a partition |
 //! | `cost` | the cost of a batch in memory |
+//! | `stock` | what a partition holds, counted without reading it |
 //! | `conformance` | the tests that every store must pass |
 
 pub mod claims;
 mod cost;
+pub mod errand;
 mod fence;
 mod fetch;
 pub mod kafka;
 pub mod log;
 pub mod memory;
+mod offline;
 mod read;
 mod settings;
+pub mod stock;
 mod tail;
 mod waiting;
 mod window;
@@ -40,18 +45,23 @@ mod conformance;
 pub use claims::Ledgers;
 pub use fence::Fence;
 pub use memory::Memory;
+pub use offline::Offline;
 pub use settings::{Settings, StoreKind};
+pub use stock::{Holding, Portion};
 pub use tail::Tail;
 
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::Arc;
 
+use self::errand::{Done, Errand, ErrandId};
 use crate::access::Tenants;
+use crate::base::attributes::Attributes;
 use crate::base::batch::{Batch, Fetched};
 use crate::base::claim::{Grant, Leaving, Lost, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
-use crate::base::error::{NO_CLAIMS, StoreFault};
+use crate::base::error::{NO_ATTRIBUTES, NO_CLAIMS, StoreFault};
+use crate::base::manage::{Manage, Managed};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, FullName};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
@@ -73,12 +83,14 @@ pub trait Asker {
     type Fetch: Copy + Debug + Eq;
     /// The token of [`Request::Resolve`].
     type Resolve: Copy + Debug;
-    /// The token of [`Request::Delete`].
-    type Delete: Copy + Debug;
+    /// The token of [`Request::Alter`] and [`Request::Delete`].
+    type Change: Copy + Debug;
     /// The token of [`Request::Claim`] and [`Request::Watch`].
     type Claim: Copy + Debug;
     /// The token of [`Request::Settle`].
     type Settle: Copy + Debug;
+    /// The token of [`Request::Manage`].
+    type Manage: Copy + Debug;
 }
 
 /// Numbers as tokens, for tests and benches.
@@ -87,9 +99,10 @@ impl Asker for u64 {
     type Append = Self;
     type Fetch = Self;
     type Resolve = Self;
-    type Delete = Self;
+    type Change = Self;
     type Claim = Self;
     type Settle = Self;
+    type Manage = Self;
 }
 
 /// A request to a store.
@@ -103,8 +116,8 @@ pub enum Request<T: Asker> {
         queue: QueueId,
         /// The project and the name of the queue.
         name: FullName,
-        /// The number of partitions of a new queue. `None` forbids creating it.
-        create: Option<u16>,
+        /// The new queue, if it may be created.
+        create: Option<NewQueue>,
     },
     /// Append a batch to a partition. The appends to a partition are stored, and complete, in order; one that
     /// fails may complete before earlier ones. After an append of a stream has failed, all later ones of that
@@ -147,10 +160,22 @@ pub enum Request<T: Asker> {
         /// The position to find.
         position: Position,
     },
-    /// Delete a queue. Of each name, at most one `Open` or `Delete` may be in flight.
+    /// Change the attributes of a queue, and how many partitions it has. Of each name, at most one `Open`, `Alter` or
+    /// `Delete` may be in flight.
+    Alter {
+        /// Returned with the completion.
+        token: T::Change,
+        /// The project and the name of the queue.
+        name: FullName,
+        /// All of its attributes.
+        attributes: Attributes,
+        /// The number of partitions, never less than before.
+        partitions: u16,
+    },
+    /// Delete a queue. Of each name, at most one `Open`, `Alter` or `Delete` may be in flight.
     Delete {
         /// Returned with the completion.
-        token: T::Delete,
+        token: T::Change,
         /// The project and the name of the queue.
         name: FullName,
     },
@@ -201,6 +226,15 @@ pub enum Request<T: Asker> {
         partition: PartitionKey,
         /// What happens to its leases.
         leaving: Leaving,
+    },
+    /// Count, find or delete messages of a partition.
+    Manage {
+        /// Returned with the completion.
+        token: T::Manage,
+        /// The partition.
+        partition: PartitionKey,
+        /// What is wanted.
+        what: Manage,
     },
     /// Complete a waiting fetch now, without messages. Has no completion of its own.
     Cancel {
@@ -264,13 +298,28 @@ pub enum Completion<T: Asker> {
         /// The messages whose settlement came too late.
         result: Result<Vec<Lost>, StoreFault>,
     },
+    /// The completion of `Manage`. Deletions are as durable as the store promises.
+    Managed {
+        /// The token of the request.
+        token: T::Manage,
+        /// The answer.
+        result: Result<Managed, StoreFault>,
+    },
+    /// The completion of `Alter`. On success the change is as durable as the store promises. A failure means that the
+    /// queue is as before, even after a restart.
+    Altered {
+        /// The token of the request.
+        token: T::Change,
+        /// The queue with the change; [`StoreFault::NoQueue`] if there is no queue of that name.
+        result: Result<Life, StoreFault>,
+    },
     /// The completion of `Delete`. On success the deletion is as durable as the store promises, and every
     /// shard's store must [forget](Store::forget) the queue. A failure means that the queue exists as before, even
     /// after a restart. Once a deletion may have reached the disk, it does not fail: the store repeats it until it
     /// is durable, without a time limit. Until then the queue accepts messages, which are deleted with it.
     Deleted {
         /// The token of the request.
-        token: T::Delete,
+        token: T::Change,
         /// The incarnation that has ended; [`StoreFault::NoQueue`] if there is no queue of that name.
         result: Result<u64, StoreFault>,
     },
@@ -318,6 +367,11 @@ impl<T: Asker> Request<T> {
             Self::Claim { token, .. } => Ok(Some(Completion::Claimed { token, result: Err(fault) })),
             Self::Watch { token, .. } => Ok(Some(Completion::Watched { token, result: Err(fault) })),
             Self::Settle { token, .. } => Ok(Some(Completion::Settled { token, result: Err(fault) })),
+            Self::Manage { token, .. } => Ok(Some(Completion::Managed { token, result: Err(fault) })),
+            Self::Alter { token, .. } => {
+                let result = Err(StoreFault::Unsupported(NO_ATTRIBUTES));
+                Ok(Some(Completion::Altered { token, result }))
+            }
             Self::Leave { .. } => Ok(None),
             other => Err(other),
         }
@@ -335,13 +389,31 @@ impl Completion<u64> {
             | Self::Deleted { token, .. }
             | Self::Claimed { token, .. }
             | Self::Watched { token, .. }
-            | Self::Settled { token, .. } => *token,
+            | Self::Settled { token, .. }
+            | Self::Managed { token, .. }
+            | Self::Altered { token, .. } => *token,
         }
     }
 }
 
+/// A queue to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewQueue {
+    /// The number of partitions.
+    pub partitions: u16,
+    /// The attributes.
+    pub attributes: Attributes,
+}
+
+impl NewQueue {
+    /// Creates a queue without attributes.
+    pub fn plain(partitions: u16) -> Self {
+        Self { partitions, attributes: Attributes::default() }
+    }
+}
+
 /// One incarnation of a queue, from its creation to its deletion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
     /// Distinguishes it from other queues of the same name.
     pub incarnation: u64,
@@ -349,6 +421,8 @@ pub struct Life {
     pub partitions: u16,
     /// The key and the timeline of its markers.
     pub signing: Signing,
+    /// Its attributes.
+    pub attributes: Attributes,
 }
 
 /// Counters of the messages that a store was given.
@@ -384,6 +458,12 @@ pub struct ClaimCounters {
     pub expired: u64,
     /// Messages whose settlement came too late.
     pub lost: u64,
+    /// Messages that were moved to a dead-letter queue.
+    pub dead: u64,
+    /// Messages that were moved back from one.
+    pub redriven: u64,
+    /// Messages that were deleted because they had been moved too often.
+    pub dropped_dead: u64,
     /// Messages that are leased now.
     pub held: u64,
     /// Messages that were given out and are not settled now.
@@ -452,6 +532,25 @@ pub trait Store<T: Asker> {
         self.counters().stored > 0
     }
 
+    /// Keeps everything that an earlier run may have released, until [`Self::handle_certain`].
+    fn hold_releases(&mut self) {}
+
+    /// Returns whether it is not known yet which of the messages that an earlier run was moving have their copies.
+    fn has_doubts(&mut self) -> bool {
+        false
+    }
+
+    /// Handles that no shard has doubts any more: what was held can be released.
+    fn handle_certain(&mut self) {}
+
+    /// Returns the next errand for the shard.
+    fn poll_errand(&mut self) -> Option<Errand> {
+        None
+    }
+
+    /// Handles the answer to an errand.
+    fn handle_done(&mut self, _now: Now, _id: ErrandId, _done: Done) {}
+
     /// Returns the next event.
     fn poll_event(&mut self) -> Option<StoreEvent> {
         None
@@ -483,6 +582,25 @@ pub trait Store<T: Asker> {
 
     /// Allows the store to release what a partition holds below an offset. Also for a hidden partition.
     fn release(&mut self, _partition: PartitionKey, _below: Offset) {}
+
+    /// Returns the partitions of a queue in which something is or was stored.
+    fn partitions(&self, _queue: QueueId) -> Vec<Partition> {
+        Vec::new()
+    }
+
+    /// Returns what a partition holds from an offset on, whatever claims say of it. `None` if the store does not know.
+    fn holding(&mut self, _partition: PartitionKey, _from: Offset, _unix: UnixMillis) -> Option<Holding> {
+        None
+    }
+
+    /// Calls `each` with what is stored in a range of a partition, in order. Messages that have expired may be among it.
+    fn each_portion(
+        &mut self,
+        _partition: PartitionKey,
+        _range: Range<Offset>,
+        _each: &mut dyn FnMut(Portion),
+    ) {
+    }
 
     /// Makes the store keep these messages of a partition although they have expired; ascending. Replaces what
     /// the last call named. A partition with state from an earlier run is kept whole until the first call.

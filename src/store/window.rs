@@ -18,6 +18,12 @@ pub(super) fn cap(batches: &mut VecDeque<StoredBatch>, unix: UnixMillis) {
     }
 }
 
+/// Returns when a message was stored that one of the batches has.
+pub(super) fn stored_at(batches: &VecDeque<StoredBatch>, offset: Offset) -> Option<UnixMillis> {
+    let index = batches.partition_point(|stored| stored.end_offset() <= offset);
+    batches.get(index).filter(|stored| stored.base_offset <= offset).map(|stored| stored.timestamp)
+}
+
 /// Batches of a partition, from one offset to another.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -73,6 +79,11 @@ impl Window {
     /// Returns when the oldest batch was stored.
     pub(super) fn oldest(&self) -> Option<UnixMillis> {
         self.batches.front().map(|stored| stored.timestamp)
+    }
+
+    /// Returns when a message in the window was stored.
+    pub(super) fn stored_at(&self, offset: Offset) -> Option<UnixMillis> {
+        stored_at(&self.batches, offset)
     }
 
     /// Drops the oldest batch.

@@ -604,9 +604,7 @@ pub fn request(ttl: Option<u32>, payloads: &[&[u8]]) -> ProduceRequest {
     ProduceRequest {
         ttl,
         payloads: payloads.iter().map(|p| Bytes::copy_from_slice(p)).collect(),
-        keys: vec![],
-        token: None,
-        delay: None,
+        ..ProduceRequest::default()
     }
 }
 

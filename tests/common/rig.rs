@@ -83,6 +83,7 @@ impl Rig {
             partitions,
             hash: 0x1234_5678,
             signing: Default::default(),
+            policy: Default::default(),
         }
     }
 

@@ -5,11 +5,14 @@
 //! tungstenite reads the server's output.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod alterations;
 mod authentication;
 mod deletions;
+mod letters;
 #[path = "../common/random.rs"]
 mod random;
 mod roster;
+mod scripted;
 #[path = "../common/transcript.rs"]
 mod transcript;
 mod turns;

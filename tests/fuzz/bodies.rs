@@ -8,6 +8,7 @@
 #[path = "../common/rig.rs"]
 mod rig;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -28,11 +29,12 @@ use millstream::base::queue::{QueueId, QueueInfo};
 use millstream::base::units::{Offset, Partition};
 use millstream::front::{DrainStep, Handshake, Policy};
 use millstream::operation::{Answer, ClaimId, Command, MarkerPlace, Ranges, Start};
+use millstream::pb::headers::{HeadersReader, SERVER_PREFIX, checked_headers};
 use millstream::pb::wire::Malformed;
 use millstream::pb::{
-    BY_CLAIM_MAX, ClaimRequest, ConsumeRequest, ConsumeResponse, ConsumeResponseReader, ProduceField,
-    ProduceRequest, SetupRequest, WITH_DELAY, WITH_TOKEN, decode_claim_request, decode_delayed_request,
-    decode_produce_request,
+    BY_CLAIM_MAX, ClaimRequest, ConsumeRequest, ConsumeResponse, ConsumeResponseReader, Header, Headers,
+    ProduceField, ProduceRequest, SetupRequest, WITH_EXTRAS, WITH_TOKEN, decode_claim_request,
+    decode_full_request, decode_produce_request,
 };
 use millstream::pb::{Delimiter, PbLimits, Step};
 use millstream::shard::core::{Announced, ProxyHeader};
@@ -355,23 +357,37 @@ pub fn delimiter(data: &[u8]) {
 /// What the hand-written decoders say of a group. prost skips a well-formed one.
 const GROUP: Malformed = Malformed("a group or an unknown wire type");
 
+/// The headers of a message: what is accepted is what prost decodes, without the server's names, and is accepted again.
+fn headers(data: &[u8]) {
+    let Ok(kept) = checked_headers(data) else { return };
+    let oracle = Headers::decode(data).expect("prost decodes what is accepted");
+    let kept_by = |header: &&Header| !header.name().starts_with(SERVER_PREFIX);
+    let expected =
+        oracle.headers.iter().filter(kept_by).map(|header| (header.name(), header.value.as_deref()));
+    let read = HeadersReader::new(&kept).map(|header| header.expect("it was checked"));
+    assert!(read.map(|header| (header.name, header.value)).eq(expected));
+    assert!(matches!(checked_headers(&kept), Ok(Cow::Borrowed(again)) if again == &kept[..]));
+}
+
 /// The pbs: the hand-written decoders agree with prost.
 pub fn pbs(data: &[u8]) {
-    let (mut payloads, mut keys) = (Vec::new(), Vec::new());
+    headers(data);
+    let (mut payloads, mut keys, mut headers) = (Vec::new(), Vec::new(), Vec::new());
     let ours = decode_produce_request(data, |_| {});
-    // A request with a delay is decoded again.
-    assert!(ours != Err(WITH_DELAY) || decode_delayed_request(data, |_| {}) != Ok((Default::default(), 0)));
-    let ours = decode_delayed_request(data, |field| match field {
+    // A request with a delay or headers is decoded again.
+    assert!(ours != Err(WITH_EXTRAS) || decode_full_request(data, |_| {}) != Ok(Default::default()));
+    let ours = decode_full_request(data, |field| match field {
         ProduceField::Payload(payload) => payloads.push(Bytes::copy_from_slice(payload)),
         ProduceField::Key(key) => keys.push(Bytes::copy_from_slice(key)),
+        ProduceField::Headers(of_one) => headers.push(Bytes::copy_from_slice(of_one)),
     });
     match (&ours, ProduceRequest::decode(data)) {
         (Err(GROUP), _) => {}
         (Err(WITH_TOKEN), Ok(oracle)) => assert!(oracle.token.is_some()),
         (Err(_), oracle) => assert!(oracle.is_err()),
-        (Ok((head, delay)), Ok(oracle)) => {
-            assert_eq!((head.ttl, *delay), (oracle.ttl, oracle.delay.unwrap_or(0)));
-            assert_eq!((payloads, keys), (oracle.payloads, oracle.keys));
+        (Ok((head, extras)), Ok(oracle)) => {
+            assert_eq!((head.ttl, extras.delay), (oracle.ttl, oracle.delay));
+            assert_eq!((payloads, keys, headers), (oracle.payloads, oracle.keys, oracle.headers));
         }
         // prost reads the token, too.
         (Ok(head), Err(error)) => panic!("{head:?}, but prost says {error}"),
@@ -446,8 +462,14 @@ pub fn marker(data: &[u8]) {
     let _ = ClientId::parse(text);
     let Ok(Start::Marker(marker)) = Start::parse(text) else { return };
     for partitions in [1, 8, 64] {
-        let queue =
-            QueueInfo { id: QueueId(1), incarnation: 9, partitions, hash: 7, signing: Default::default() };
+        let queue = QueueInfo {
+            id: QueueId(1),
+            incarnation: 9,
+            partitions,
+            hash: 7,
+            signing: Default::default(),
+            policy: Default::default(),
+        };
         if let Ok(MarkerPlace::Here(positions) | MarkerPlace::OtherTimeline(_, positions)) =
             marker.place(&queue)
         {
@@ -613,7 +635,12 @@ fn canned_request(variant: u8) -> Vec<u8> {
     let keys = payloads.iter().map(|payload| Bytes::from(vec![b'k'; payload.len() % 3])).collect();
     let ttl = if variant & 2 == 0 { 60 } else { 61 };
     let keys = if variant & 4 == 0 { vec![] } else { keys };
-    ProduceRequest { ttl: Some(ttl), payloads, keys, token: None, delay: None }
+    // Of three headers, one is none, one is `Headers` and one is not.
+    let headers = payloads
+        .iter()
+        .map(|payload| Bytes::from_static([&b""[..], b"\x0a\0", b"\x0a"][payload.len() / 16 % 3]));
+    let headers = if variant & 8 == 0 { vec![] } else { headers.collect() };
+    ProduceRequest { ttl: Some(ttl), payloads, keys, headers, ..ProduceRequest::default() }
         .encode_length_delimited_to_vec()
 }
 

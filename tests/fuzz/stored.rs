@@ -9,7 +9,7 @@ use millstream::base::clock::Now;
 use millstream::base::names::ClientId;
 use millstream::store::claims;
 use millstream::store::kafka::header::Header;
-use millstream::store::log::catalogue::{self, Record};
+use millstream::store::log::catalogue::{self, Merged, Record};
 use millstream::store::log::features::Features;
 use millstream::store::log::format::{
     ALIGN, BATCH_HEADER, BatchHeader, ROUND_HEADER, ROUNDS_AT, Unreadable, checksum, may_be_batch,
@@ -155,13 +155,18 @@ pub fn index(data: &[u8]) {
 /// A catalogue and a history of starts: what is parsed encodes to bytes that parse to the same value.
 pub fn catalogue(data: &[u8]) {
     let _ = (catalogue::parse(data), History::parse(data));
-    let mut file = catalogue::beginning();
+    let mut file = catalogue::beginning(data.first().is_some_and(|byte| byte % 2 == 1));
     let begins = file.len();
     file.extend_from_slice(data);
     for at in begins..file.len() {
         if file[at..].starts_with(b"que\xd1") && file.len() - at >= 24 {
             let length = |at: usize| usize::from(u16::from_le_bytes([file[at], file[at + 1]]));
-            if let Some(record) = file[at + 8..].get(..16 + length(at + 20) + length(at + 22)) {
+            let rest = match length(at + 8) {
+                // An alteration.
+                3 => length(at + 20) | length(at + 22) << 16,
+                _ => length(at + 20) + length(at + 22),
+            };
+            if let Some(record) = file[at + 8..].get(..16 + rest) {
                 let sum = checksum(&[record]);
                 put(&mut file, at + 4, &sum.to_le_bytes());
             }
@@ -170,10 +175,14 @@ pub fn catalogue(data: &[u8]) {
     let found = catalogue::parse(&file).expect("the version must be known");
     assert!(found.end <= file.len() as u64);
     assert!(found.damage.iter().all(|(at, bytes)| at + bytes <= found.end));
-    let mut again = catalogue::beginning();
+    let mut again = catalogue::beginning(found.takes_attributes);
     found.records.iter().for_each(|record: &Record| again.extend(record.encode()));
     assert_eq!(catalogue::parse(&again).unwrap().records, found.records);
-    let (queues, deleted) = catalogue::merge(found.records.into_iter());
+    let (whole, place) = catalogue::whole(&found.records);
+    assert_eq!(catalogue::parse(&whole).unwrap().end, place.end);
+    let merged = catalogue::merge(catalogue::parse(&whole).unwrap().records.into_iter());
+    let Merged { queues, deleted, .. } = catalogue::merge(found.records.into_iter());
+    assert_eq!((&merged.queues, &merged.deleted), (&queues, &deleted));
     assert!(queues.values().all(|life| !deleted.contains(&life.incarnation)));
 }
 
@@ -197,7 +206,7 @@ pub fn packed(data: &[u8]) {
     let mut bytes = 0;
     for record in batch.records() {
         messages += 1;
-        bytes += record.payload.len() + record.key.len() + if packed.has_keys { 8 } else { 4 };
+        bytes += record.bytes() + packed.shape.lengths_bytes();
     }
     assert_eq!((messages, bytes), (packed.count, value.len()));
 }

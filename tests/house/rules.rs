@@ -19,14 +19,17 @@ pub const ROOMS: &[Room] = &[
     Room { name: "latency", may: &[] },
     Room { name: "access", may: &["base"] },
     Room { name: "auth", may: &["base", "process", "tls", "access"] },
-    Room { name: "operation", may: &["base", "pb::wire", "pb::delimiter", "access"] },
+    Room { name: "operation", may: &["base", "pb::wire", "pb::headers", "pb::delimiter", "access"] },
     Room { name: "front", may: &["base", "ws", "pb", "latency", "access", "operation"] },
-    Room { name: "store", may: &["base", "process::command", "access"] },
+    Room { name: "store", may: &["base", "process::command", "pb::headers", "access"] },
     Room {
         name: "shard",
         may: &["base", "process", "ws", "tls", "auth", "latency", "access", "operation", "front", "store"],
     },
-    Room { name: "control", may: &["base", "process", "tls", "auth", "latency", "store", "shard"] },
+    Room {
+        name: "control",
+        may: &["base", "process", "pb", "tls", "access", "auth", "latency", "store", "shard"],
+    },
     Room {
         name: "client",
         may: &[

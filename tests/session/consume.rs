@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use millstream::base::batch::{BatchBuilder, Fetched, StoredBatch};
+use millstream::base::batch::{BatchBuilder, Fetched, Record, Shape, StoredBatch};
 use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::units::{Offset, Partition};
@@ -25,6 +25,7 @@ struct Plan {
     /// The batches of each partition, in order.
     partitions: Vec<Vec<Stored>>,
     echo: bool,
+    without_headers: bool,
     /// The offset to start at in each partition. Values beyond the end mean the end.
     from: Vec<Offset>,
     /// For each ConsumeRequest: the increase of the credit, and whether it requests a marker.
@@ -35,8 +36,16 @@ fn plan() -> impl Strategy<Value = Plan> {
     let batch = (prop_oneof![Just(CLIENT), Just(CLIENT + 1)], proptest::collection::vec(0usize..90, 1..40));
     let partitions = proptest::collection::vec(proptest::collection::vec(batch, 0..6), 1..5);
     let requests = proptest::collection::vec((-20i64..60, any::<bool>()), 0..20);
-    (partitions, any::<bool>(), proptest::collection::vec((0u64..60).prop_map(Offset), 4), requests)
-        .prop_map(|(partitions, echo, from, requests)| Plan { partitions, echo, from, requests })
+    let from = proptest::collection::vec((0u64..60).prop_map(Offset), 4);
+    (partitions, any::<bool>(), any::<bool>(), from, requests).prop_map(
+        |(partitions, echo, without_headers, from, requests)| Plan {
+            partitions,
+            echo,
+            without_headers,
+            from,
+            requests,
+        },
+    )
 }
 
 /// A fetch of the session that has no answer yet.
@@ -70,9 +79,11 @@ fn build(partitions: &[Vec<Stored>]) -> Vec<Vec<StoredBatch>> {
     let build = |batches: &Vec<Stored>| {
         let mut base_offset = Offset::ZERO;
         let each = |(client, sizes): &Stored| {
-            let mut builder = BatchBuilder::new(ClientId::from(*client), 60, 0);
+            let builder = BatchBuilder::new(ClientId::from(*client), 60, 0);
+            let mut builder = builder.with_shape(Shape::Headers);
             for (offset, size) in base_offset.following(sizes.len() as u64).zip(sizes) {
-                builder.push(&payload(offset, *size));
+                let (headers, payload) = (headers(offset), payload(offset, *size));
+                builder.push_record(Record { headers: &headers, ..Record::plain(&payload) });
             }
             let stored = StoredBatch { base_offset, timestamp: now, stored_ns: 0, batch: builder.close() };
             base_offset = stored.end_offset();
@@ -87,6 +98,11 @@ fn payload(offset: Offset, size: usize) -> Vec<u8> {
     (0..size).map(|index| (offset.0 as usize * 17 + index) as u8).collect()
 }
 
+/// Every third message has none. They are opaque to the session.
+fn headers(offset: Offset) -> Vec<u8> {
+    vec![b'h'; offset.0 as usize % 3 * 5]
+}
+
 impl<'a> Run<'a> {
     fn new(plan: &'a Plan, seed: u64) -> Self {
         let queue = Rig::queue(plan.partitions.len() as u16);
@@ -95,6 +111,7 @@ impl<'a> Run<'a> {
             queue_name: Some("q".into()),
             echo_requested: Some(plan.echo),
             starting_marker: Some(millstream::operation::Marker::encode(&queue, &from)),
+            without_headers: plan.without_headers.then_some(true),
             ..Default::default()
         };
         let mut bytes =
@@ -309,6 +326,9 @@ impl<'a> Run<'a> {
                     let index = offset.since(batch.base_offset) as usize;
                     assert_eq!(batch.batch.payloads().nth(index), Some(&sent[..]));
                     assert_eq!((message.ttl, message.age), (Some(60), Some(0)));
+                    let headers = if self.plan.without_headers { vec![] } else { headers(offset) };
+                    assert_eq!(message.headers.is_some(), !headers.is_empty());
+                    assert_eq!(message.headers(), headers);
                 }
                 if message.marker.is_some() {
                     markers += 1;
@@ -401,7 +421,13 @@ fn a_busy_partition_does_not_starve_the_others() {
         (0..10).map(|_| (CLIENT + 1, vec![3; 120])).collect::<Vec<Stored>>(),
         vec![(CLIENT + 1, vec![7])],
     ];
-    let plan = Plan { partitions, echo: true, from: vec![Offset::ZERO; 2], requests: vec![] };
+    let plan = Plan {
+        partitions,
+        echo: true,
+        without_headers: false,
+        from: vec![Offset::ZERO; 2],
+        requests: vec![],
+    };
     let mut run = Run::new(&plan, 1);
     run.there = vec![10, 1];
     run.receive(&run.bytes.clone(), false);
@@ -436,6 +462,7 @@ fn a_busy_partition_does_not_starve_the_others() {
 fn a_marker_follows_excluded_messages_at_the_end() {
     // All messages are the consumer's own.
     let plan = Plan {
+        without_headers: false,
         partitions: vec![vec![(CLIENT, vec![3; 5])]],
         echo: false,
         from: vec![Offset::ZERO; 2],

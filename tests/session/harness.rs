@@ -12,6 +12,7 @@ use super::transcript;
 
 const SUITE: &str = "session";
 
+pub const HEADERS_MAX: usize = 40;
 pub const PAYLOAD_MAX: usize = 50;
 pub const PB_MAX: usize = 1_000;
 pub const WINDOW: u32 = 100;
@@ -33,6 +34,7 @@ impl Harness {
     pub fn new(budget_bytes: usize) -> Self {
         let mut settings = Rig::defaults();
         settings.max_payload_bytes = PAYLOAD_MAX;
+        settings.max_headers_bytes = HEADERS_MAX;
         settings.max_pb_bytes = PB_MAX;
         settings.produce_window = WINDOW;
         settings.foothold_bytes = 16;
@@ -73,6 +75,7 @@ fn summary(command: &Command) -> String {
             for record in batch.records() {
                 records.extend([record.key.len(), record.payload.len()].map(usize::to_be_bytes).concat());
                 records.extend_from_slice(record.key);
+                records.extend_from_slice(record.headers);
                 records.extend_from_slice(record.payload);
             }
             let (ttl, count, hash) = (batch.ttl_secs(), batch.count(), transcript::hash(&records));

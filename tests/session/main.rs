@@ -8,6 +8,7 @@
 mod claim;
 mod consume;
 mod harness;
+mod policy;
 mod produce;
 #[path = "../common/random.rs"]
 mod random;

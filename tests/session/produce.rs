@@ -11,6 +11,7 @@ use millstream::base::queue::message_id;
 use millstream::base::units::{Offset, Partition, Sequence};
 use millstream::front::{Cx, DrainStep, ServerSession};
 use millstream::operation::{Answer, Command, OperationId};
+use millstream::pb::headers::{HeaderRef, put_header};
 use millstream::pb::wire::write_varint;
 use millstream::pb::{
     ProduceRequest, ProduceResponse, ProduceSetupRequest, ProduceSetupResponse, SetupRequest,
@@ -18,7 +19,7 @@ use millstream::pb::{
 use proptest::prelude::*;
 use prost::Message;
 
-use super::harness::{Harness, PAYLOAD_MAX, PB_MAX, Read, WINDOW, note_input};
+use super::harness::{HEADERS_MAX, Harness, PAYLOAD_MAX, PB_MAX, Read, WINDOW, note_input};
 use super::random::Random;
 use super::rig::{CLIENT, Rig};
 
@@ -30,14 +31,15 @@ struct Request {
     sizes: Vec<usize>,
     /// Whether the TTL and the delay come after the payloads.
     ttl_last: bool,
-    keys: Keys,
+    keys: Each,
+    headers: Each,
 }
 
-/// The keys of a request's payloads.
+/// The keys or the headers of a request's payloads.
 #[derive(Clone, Copy, Debug)]
-enum Keys {
+enum Each {
     None,
-    Each,
+    One,
     OneTooMany,
 }
 
@@ -68,16 +70,19 @@ fn request() -> impl Strategy<Value = Request> {
         prop_oneof![12 => 0..=PAYLOAD_MAX, 1 => PAYLOAD_MAX + 1..=PAYLOAD_MAX + 9],
         1..8,
     );
-    let keys = prop_oneof![6 => Just(Keys::None), 6 => Just(Keys::Each), 1 => Just(Keys::OneTooMany)];
+    let keys = prop_oneof![6 => Just(Each::None), 6 => Just(Each::One), 1 => Just(Each::OneTooMany)];
+    let headers = prop_oneof![9 => Just(Each::None), 4 => Just(Each::One), 1 => Just(Each::OneTooMany)];
     // With a TTL of 60, a delay of 60 is too long. Those above 900 always are.
     let delay =
         prop_oneof![9 => Just(None), 4 => proptest::sample::select(vec![0, 5, 59, 60, 901]).prop_map(Some)];
-    (ttl, delay, sizes, any::<bool>(), keys).prop_map(|(ttl, delay, sizes, ttl_last, keys)| Request {
+    let parts = (ttl, delay, sizes, any::<bool>(), keys, headers);
+    parts.prop_map(|(ttl, delay, sizes, ttl_last, keys, headers)| Request {
         ttl,
         delay,
         sizes,
         ttl_last,
         keys,
+        headers,
     })
 }
 
@@ -102,6 +107,27 @@ fn key(number: i64) -> Vec<u8> {
     vec![b'k'; number as usize * 7 % 4]
 }
 
+/// Returns headers as they are sent, and as they are stored or the status of their message.
+fn headers(number: i64) -> (Vec<u8>, Result<Vec<u8>, u32>) {
+    let encoded = |headers: &[(&str, &[u8])]| {
+        let mut bytes = Vec::new();
+        for (name, value) in headers {
+            put_header(HeaderRef { name, value: Some(value) }, &mut bytes);
+        }
+        bytes
+    };
+    let value = number.to_le_bytes();
+    let mine = encoded(&[("n", &value)]);
+    match number * 5 % 9 {
+        0 | 1 => (vec![], Ok(vec![])),
+        2 => (encoded(&[("millstream-x", b""), ("n", &value)]), Ok(mine)),
+        3 => (encoded(&[("ms", &value)]), Err(400)),
+        4 => (vec![0x0a, 9], Err(400)),
+        5 => (encoded(&[("large", &[7; HEADERS_MAX])]), Err(413)),
+        _ => (mine.clone(), Ok(mine)),
+    }
+}
+
 /// A stored message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stored {
@@ -109,6 +135,7 @@ struct Stored {
     ttl: u32,
     delay: u32,
     key: Vec<u8>,
+    headers: Vec<u8>,
     payload: Vec<u8>,
 }
 
@@ -182,15 +209,22 @@ impl Expected {
         let payloads: Vec<Vec<u8>> =
             (first..).zip(&request.sizes).map(|(number, size)| payload(number, *size)).collect();
         let mut keys: Vec<Vec<u8>> = match request.keys {
-            Keys::None => vec![],
-            Keys::Each | Keys::OneTooMany => (first..).take(payloads.len()).map(key).collect(),
+            Each::None => vec![],
+            Each::One | Each::OneTooMany => (first..).take(payloads.len()).map(key).collect(),
         };
-        keys.extend(matches!(request.keys, Keys::OneTooMany).then(Vec::new));
+        keys.extend(matches!(request.keys, Each::OneTooMany).then(Vec::new));
+        let mut all_headers = match request.headers {
+            Each::None => vec![],
+            Each::One | Each::OneTooMany => (first..).take(payloads.len()).map(headers).collect(),
+        };
+        let one_more = || (Vec::new(), Ok(Vec::new()));
+        all_headers.extend(matches!(request.headers, Each::OneTooMany).then(one_more));
         let times = ProduceRequest { ttl: request.ttl, delay: request.delay, ..Default::default() };
         let mut parts = [times.encode_to_vec(), {
             let payloads = payloads.iter().map(|payload| payload.clone().into()).collect();
             let keys = keys.iter().map(|key| key.clone().into()).collect();
-            ProduceRequest { ttl: None, payloads, keys, token: None, delay: None }.encode_to_vec()
+            let headers = all_headers.iter().map(|(sent, _)| sent.clone().into()).collect();
+            ProduceRequest { payloads, keys, headers, ..Default::default() }.encode_to_vec()
         }];
         if request.ttl_last {
             parts.reverse();
@@ -198,7 +232,8 @@ impl Expected {
         let pb = parts.concat();
         self.bytes.extend(length(pb.len()));
         self.bytes.extend(pb);
-        let ttl = request.ttl.filter(|ttl| *ttl >= 60 && !matches!(request.keys, Keys::OneTooMany));
+        let has_too_many = [request.keys, request.headers].iter().any(|of| matches!(of, Each::OneTooMany));
+        let ttl = request.ttl.filter(|ttl| *ttl >= 60 && !has_too_many);
         let delay = request.delay.unwrap_or(0);
         let ttl = ttl.filter(|ttl| delay <= 900 && delay < *ttl);
         for (index, payload) in payloads.into_iter().enumerate() {
@@ -207,6 +242,13 @@ impl Expected {
                 Some(_) if delay > 0 && !has_claims => self.fates.push(501),
                 Some(_) if payload.len() > PAYLOAD_MAX => self.fates.push(413),
                 Some(ttl) => {
+                    let headers = match all_headers.get(index).map_or(Ok(vec![]), |(_, kept)| kept.clone()) {
+                        Ok(headers) => headers,
+                        Err(status) => {
+                            self.fates.push(status);
+                            continue;
+                        }
+                    };
                     self.fates.push(201);
                     let key = keys.get(index).cloned().unwrap_or_default();
                     let partition = if key.is_empty() {
@@ -214,7 +256,7 @@ impl Expected {
                     } else {
                         key_partition(&key, PARTITIONS)
                     };
-                    self.stored.push(Stored { partition, ttl, delay, key, payload });
+                    self.stored.push(Stored { partition, ttl, delay, key, headers, payload });
                 }
             }
         }
@@ -353,8 +395,9 @@ impl Run {
                     let of_partition = self.stored.entry(partition).or_default();
                     of_partition.extend(offset.following(count).zip(batch.records()).map(
                         |(offset, record)| {
-                            let (key, payload) = (record.key.to_vec(), record.payload.to_vec());
-                            (Stored { partition, ttl, delay, key, payload }, offset, index)
+                            let [key, headers, payload] =
+                                [record.key, record.headers, record.payload].map(<[u8]>::to_vec);
+                            (Stored { partition, ttl, delay, key, headers, payload }, offset, index)
                         },
                     ));
                     self.appends.push(Append {

@@ -108,7 +108,7 @@ impl Client {
         while !rest.is_empty() {
             let (some, later) = rest.split_at(random.between(1, rest.len().min(40)));
             let mut block = Block::default();
-            some.iter().for_each(|payload| block.push(Record { key: Model::key(payload), payload }));
+            some.iter().for_each(|payload| block.push(Record::keyed(Model::key(payload), payload)));
             left.push_back(block);
             rest = later;
         }

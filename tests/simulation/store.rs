@@ -8,13 +8,15 @@ use std::rc::Rc;
 use millstream::base::claim::View;
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
-use millstream::base::millis::Millis;
-use millstream::base::queue::PartitionKey;
+use millstream::base::millis::{Millis, UnixMillis};
+use millstream::base::queue::{PartitionKey, QueueId};
 use millstream::base::units::{Offset, Partition};
 use millstream::operation::OperationId;
 use millstream::shard::core::{Asking, ConnectionId, Connections, PartitionToken};
 use millstream::store::claims::{FetchBy, Inner};
-use millstream::store::{Completion, Fence, Ledgers, Memory, Request, StateKeeping, Store, StoreCounters};
+use millstream::store::{
+    Completion, Fence, Holding, Ledgers, Memory, Portion, Request, StateKeeping, Store, StoreCounters,
+};
 
 use super::disk::{Log, Simulated};
 use super::random::Random;
@@ -164,6 +166,18 @@ impl Store<Client> for WeatheredStore {
 
     fn release(&mut self, partition: PartitionKey, below: Offset) {
         self.memory.borrow_mut().release(partition, below);
+    }
+
+    fn partitions(&self, queue: QueueId) -> Vec<Partition> {
+        Store::<Client>::partitions(&*self.memory.borrow(), queue)
+    }
+
+    fn holding(&mut self, partition: PartitionKey, from: Offset, unix: UnixMillis) -> Option<Holding> {
+        self.memory.borrow_mut().holding(partition, from, unix)
+    }
+
+    fn each_portion(&mut self, partition: PartitionKey, range: Range<Offset>, each: &mut dyn FnMut(Portion)) {
+        self.memory.borrow_mut().each_portion(partition, range, each);
     }
 
     fn pin(&mut self, partition: PartitionKey, pinned: Vec<Range<Offset>>) {

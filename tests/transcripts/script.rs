@@ -173,7 +173,7 @@ pub fn request(ttl: u32, payloads: &[&[u8]]) -> ProduceRequest {
 
 pub fn keyed(ttl: Option<u32>, payloads: &[&[u8]], keys: &[&[u8]]) -> ProduceRequest {
     let all = |of: &[&[u8]]| of.iter().map(|bytes| bytes.to_vec().into()).collect();
-    ProduceRequest { ttl, payloads: all(payloads), keys: all(keys), token: None, delay: None }
+    ProduceRequest { ttl, payloads: all(payloads), keys: all(keys), ..Default::default() }
 }
 
 pub fn credit(messages: i64, send_marker: bool) -> ConsumeRequest {

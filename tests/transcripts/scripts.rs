@@ -32,6 +32,7 @@ pub fn all() -> Vec<(&'static str, Write)> {
         ("produce-broken", produce::broken),
         ("produce-credit", produce::credit_and_half_close),
         ("produce-cut", produce::cut),
+        ("produce-headers", produce::headers),
         ("produce-refused", produce::refused),
         ("produce-setup", produce::setup),
         ("produce-store", produce::store),

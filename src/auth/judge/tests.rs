@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Shard(Sender<Answer>);
 
 impl Audience for Shard {
-    fn shards(&self) -> u16 {
+    fn listeners(&self) -> u16 {
         1
     }
 

@@ -26,7 +26,7 @@ struct Shards {
 }
 
 impl Audience for Shards {
-    fn shards(&self) -> u16 {
+    fn listeners(&self) -> u16 {
         2
     }
 

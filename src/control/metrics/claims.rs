@@ -33,6 +33,11 @@ pub(super) fn add(f: &Families, shards: &[ShardSnapshot], unix: UnixMillis) -> p
         "Age of the oldest message that was given out and is not settled, 0 without one",
         shard,
     )?;
+    let moved = f.counter(
+        "millstream_claims_messages_moved_total",
+        "Messages that were moved to a dead-letter queue or back from one, or deleted because they had been moved too often",
+        &["shard", "kind"],
+    )?;
     for snapshot in shards {
         let claims = &snapshot.pulse.claims;
         let number = snapshot.pulse.shard.to_string();
@@ -46,6 +51,11 @@ pub(super) fn add(f: &Families, shards: &[ShardSnapshot], unix: UnixMillis) -> p
             ("lost", claims.lost),
         ] {
             settled.with_label_values(&[&number[..], kind]).inc_by(count);
+        }
+        for (kind, count) in
+            [("dead", claims.dead), ("redriven", claims.redriven), ("dropped", claims.dropped_dead)]
+        {
+            moved.with_label_values(&[&number[..], kind]).inc_by(count);
         }
         expired.with_label_values(shard).inc_by(claims.expired);
         leased.with_label_values(shard).set(signed(claims.held));

@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::base::batch::{Fetched, Record, StoredBatch};
+use crate::base::batch::{Batch, Fetched, Record, Shape, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault};
 use crate::base::queue::message_id;
 use crate::base::units::{MsgNum, Offset, Partition};
 use crate::front::{Cx, Origin, status_of};
-use crate::operation::{Consume, Form, Gathered, Marked, ShownClaim};
+use crate::operation::{Consume, Form, Gathered, Marked, Run, ShownClaim};
+use crate::pb::headers::first_timestamp;
 use crate::pb::wire::{REWOUND, uses_extensions, varint_length};
 use crate::pb::{
     Claim, ConsumeRequest, ConsumeResponse, MessageAndMetadata, MessageTemplate, Status, encode_marked,
@@ -21,6 +22,8 @@ pub(super) struct Consuming {
     pub(super) consume: Consume,
     /// Whether the client uses the protocol's extensions. If so, it gets the news of a rewind at once.
     pub(super) has_extensions: bool,
+    /// Whether messages are sent without their headers.
+    pub(super) is_bare: bool,
 }
 
 impl Form for MessageTemplate {
@@ -34,22 +37,48 @@ impl Form for MessageTemplate {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
         MessageTemplate::encoded_length(self, offset, record)
     }
 }
 
-/// The encoding of the messages of a batch that have the same claim, for a consumer that sees claims.
+/// A form that can encode messages.
+trait Encode: Form {
+    fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>);
+}
+
+impl Encode for MessageTemplate {
+    /// Always inlined, like the lengths: without that, each kind of batch costs every message a call.
+    #[inline(always)]
+    fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
+        MessageTemplate::encode(self, offset, record, out);
+    }
+}
+
+/// The encoding of the messages of a batch that have the same claim, for a consumer that sees claims, wants no headers,
+/// or both.
 #[derive(Debug)]
-struct ClaimedForm {
+struct SelectedForm<const CLAIMED: bool, const BARE: bool> {
     template: MessageTemplate,
     /// The encoded field `claim`; empty if they have none.
     claim: Vec<u8>,
 }
 
-impl Form for ClaimedForm {
-    const SHOWS_CLAIMS: bool = true;
+impl<const CLAIMED: bool, const BARE: bool> SelectedForm<CLAIMED, BARE> {
+    fn shown(record: Record<'_>) -> Record<'_> {
+        if BARE { record.without_headers() } else { record }
+    }
+}
+
+impl<const CLAIMED: bool, const BARE: bool> Encode for SelectedForm<CLAIMED, BARE> {
+    fn encode(&self, offset: Offset, record: Record<'_>, out: &mut Vec<u8>) {
+        self.template.encode_with(&self.claim, offset, Self::shown(record), out);
+    }
+}
+
+impl<const CLAIMED: bool, const BARE: bool> Form for SelectedForm<CLAIMED, BARE> {
+    const SHOWS_CLAIMS: bool = CLAIMED;
 
     fn of(partition: Partition, stored: &StoredBatch, now: Now) -> Self {
         Self { template: MessageTemplate::of(partition, stored, now), claim: Vec::new() }
@@ -62,7 +91,7 @@ impl Form for ClaimedForm {
     }
 
     fn encoded_length(&self, offset: Offset, record: Record<'_>) -> usize {
-        self.template.encoded_length_with(&self.claim, offset, record)
+        self.template.encoded_length_with(&self.claim, offset, Self::shown(record))
     }
 }
 
@@ -109,12 +138,11 @@ impl Consuming {
             cx.reply.pb(&ConsumeResponse { rewound: Some(true), ..ConsumeResponse::default() }, false);
         }
         while cx.has_room() && self.consume.is_ready(&cx.resources) {
-            let sent = if self.consume.shows_claims() {
-                self.send_response(cx, |form: &ClaimedForm, offset, record, out| {
-                    form.template.encode_with(&form.claim, offset, record, out);
-                })
-            } else {
-                self.send_response(cx, MessageTemplate::encode)
+            let sent = match (self.consume.shows_claims(), self.is_bare) {
+                (false, false) => self.send_response::<MessageTemplate>(cx),
+                (true, false) => self.send_response::<SelectedForm<true, false>>(cx),
+                (false, true) => self.send_response::<SelectedForm<false, true>>(cx),
+                (true, true) => self.send_response::<SelectedForm<true, true>>(cx),
             };
             if !sent {
                 break;
@@ -132,17 +160,13 @@ impl Consuming {
 
     /// Writes a ConsumeResponse with messages that are ready. Returns false if none are.
     #[inline]
-    fn send_response<F: Form>(
-        &mut self,
-        cx: &mut Cx<'_>,
-        encode: impl Fn(&F, Offset, Record<'_>, &mut Vec<u8>),
-    ) -> bool {
+    fn send_response<F: Encode>(&mut self, cx: &mut Cx<'_>) -> bool {
         let mut marked = None;
         let mut length = 0;
         if self.consume.owes_marker() {
             let Some(taken) = self.consume.take_marked(cx.resources.now) else { return false };
             let origin = origin(&taken.stored, taken.is_live);
-            let message = marked_message(taken, cx.resources.now);
+            let message = marked_message(taken, self.is_bare, cx.resources.now);
             let body = message.encoded_len();
             length = 1 + varint_length(body as u64) + body;
             marked = Some((message, origin));
@@ -164,12 +188,9 @@ impl Consuming {
                 encode_marked(message, out);
             }
             for run in &runs {
-                let mut record = run.record;
-                for offset in run.offset.following(run.count) {
-                    if let Some((next, message)) = run.stored.batch.record_at(record) {
-                        encode(&run.form, offset, message, out);
-                        record = next;
-                    }
+                match run.stored.batch.shape() {
+                    Shape::Payloads => encode_run(run, Batch::payload_at, out),
+                    _ => encode_run(run, Batch::record_at, out),
                 }
             }
         });
@@ -207,10 +228,26 @@ impl Consuming {
     }
 }
 
-fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
+/// Encodes the messages of a run, which `read` reads.
+#[inline]
+fn encode_run<F: Encode>(
+    run: &Run<F>,
+    read: impl for<'b> Fn(&'b Batch, usize) -> Option<(usize, Record<'b>)>,
+    out: &mut Vec<u8>,
+) {
+    let mut record = run.record;
+    for offset in run.offset.following(run.count) {
+        if let Some((next, message)) = read(&run.stored.batch, record) {
+            run.form.encode(offset, message, out);
+            record = next;
+        }
+    }
+}
+
+fn marked_message(marked: Marked, is_bare: bool, now: Now) -> MessageAndMetadata {
     let Marked { partition, stored, offset, record, claim, marker, .. } = marked;
-    let Record { key, payload } =
-        stored.batch.record_at(record).map_or(Record { key: &[], payload: &[] }, |(_, record)| record);
+    let record = stored.batch.record_at(record).map_or(Record::default(), |(_, record)| record);
+    let Record { key, headers, payload } = if is_bare { record.without_headers() } else { record };
     MessageAndMetadata {
         marker: Some(marker),
         id: Some(message_id(partition, offset)),
@@ -222,6 +259,8 @@ fn marked_message(marked: Marked, now: Now) -> MessageAndMetadata {
         timestamp_ms: i64::try_from(stored.timestamp.get()).ok(),
         delay: stored.delay_left_secs(now.unix),
         claim_count: None,
+        headers: (!headers.is_empty()).then(|| Bytes::copy_from_slice(headers)),
+        first_timestamp_ms: first_timestamp(headers).and_then(|time| i64::try_from(time).ok()),
     }
 }
 

@@ -32,6 +32,7 @@ use crate::access::Right;
 use crate::base::error::{Fault, PeerFault};
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
+use crate::base::queue::QueueId;
 use crate::base::units::{Offset, Partition};
 use crate::operation::{Answer, Caller, ClaimEnd, Granted, OperationId, UNAWAITED};
 use crate::pb::{Delimiter, Step};
@@ -174,6 +175,16 @@ impl ServerSession {
     fn fail_claim(&mut self, fault: Fault, cx: &mut Cx<'_>) {
         self.forget_pb(cx);
         self.operations.fail(fault, cx);
+    }
+
+    /// Returns whether an operation reads or claims messages of a queue.
+    pub fn reads(&self, queue: QueueId) -> bool {
+        self.operations.reads(queue)
+    }
+
+    /// Handles that the queue that it reads has more partitions.
+    pub fn handle_grown(&mut self) {
+        self.operations.handle_grown();
     }
 
     /// Continues with another grant of the same client. Ends the operation if the grant does not allow it.

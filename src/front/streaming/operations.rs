@@ -12,7 +12,7 @@ use crate::base::error::{Fault, PeerFault, StatusCode, StoreFault};
 use crate::base::millis::Millis;
 use crate::base::names::{Project, QueueName};
 use crate::base::planted;
-use crate::base::queue::QueueInfo;
+use crate::base::queue::{QueueId, QueueInfo};
 use crate::base::secret::Secret;
 use crate::base::units::{Offset, Partition};
 use crate::front::{Cx, PbWriter, status_of};
@@ -234,12 +234,13 @@ impl Operations {
         let Some(Setup { address, wishes }) = setup.take() else { return };
         // The operation's own copy needs no grant. It would stay in use after a change.
         let (operation, caller) = (self.operation, Caller { granted: None, ..self.caller.clone() });
+        let partitions = queue.partitions;
         let subject = Subject { operation, caller, name: address.queue, queue };
         let token_expires = self.caller.seconds_left(cx.resources.now);
         match wishes {
             Wishes::Produce => {
                 let author = self.caller.author;
-                let routing = Routing::of(author, only, queue.partitions, local_partition);
+                let routing = Routing::of(author, only, partitions, local_partition);
                 let produce = Produce::start(subject, routing, has_claims, &mut cx.resources);
                 let granted = produce.granted();
                 self.state = State::Producing(Box::new(produce));
@@ -283,11 +284,12 @@ impl Operations {
         if self.draining {
             return self.fail(Fault::Draining, cx);
         }
-        let Shown { echo, claimed, has_extensions } = waiting.shown;
+        let Shown { echo, claimed, has_extensions, is_bare } = waiting.shown;
         let exclude = (!echo).then_some(self.caller.author.client);
         let view = if claimed { View::Live } else { View::Unclaimed };
-        let consume = Consume::start(beginning, exclude, view, waiting.only);
-        let consuming = Consuming { consume, has_extensions };
+        let mut consume = Consume::start(beginning, exclude, view, waiting.only);
+        consume.follow_growth();
+        let consuming = Consuming { consume, has_extensions, is_bare };
         accept(self.caller.seconds_left(cx.resources.now), &mut cx.reply);
         self.state = State::Consuming(Box::new(consuming));
     }
@@ -300,6 +302,24 @@ impl Operations {
             State::Positioning(_) | State::Consuming(_) => Some(Right::Consume),
             State::Claiming(_) => Some(Right::Claim),
             State::AwaitingSetup | State::Discarding => None,
+        }
+    }
+
+    /// Returns whether the operation reads or claims messages of a queue.
+    pub(super) fn reads(&self, queue: QueueId) -> bool {
+        match &self.state {
+            State::Consuming(consuming) => consuming.consume.subject().queue.id == queue,
+            State::Claiming(claim) => claim.subject().queue.id == queue,
+            _ => false,
+        }
+    }
+
+    /// Reads and claims from the partitions that the queue has got. A producer looks for them by itself.
+    pub(super) fn handle_grown(&mut self) {
+        match &mut self.state {
+            State::Consuming(consuming) => consuming.consume.follow_growth(),
+            State::Claiming(claim) => claim.follow_growth(),
+            _ => {}
         }
     }
 

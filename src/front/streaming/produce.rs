@@ -9,8 +9,8 @@ use crate::front::{Cx, Origin, PbWriter, status_of};
 use crate::operation::{Acknowledged, Copied, Copying, Produce, Request, Word};
 use crate::pb::wire::Malformed;
 use crate::pb::{
-    ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status, WITH_DELAY, WITH_TOKEN,
-    decode_delayed_request, decode_produce_request, first_ttl, lone_token,
+    ProduceExtras, ProduceField, ProduceRequestHead, ProduceResponse, ProduceSetupResponse, Status,
+    WITH_EXTRAS, WITH_TOKEN, decode_full_request, decode_produce_request, first_ttl, lone_token,
 };
 
 const NO_PAYLOADS: &str = "payloads: at least one";
@@ -53,10 +53,11 @@ pub(super) fn handle_pb<'pb>(
     };
     let why = match decoded {
         Ok(head) if head.payloads > 0 => {
-            return produce.receive(request(head, 0, pb), copied, || records(pb), resources).map(|()| None);
+            let request = request(head, ProduceExtras::default(), pb);
+            return produce.receive(request, copied, || records(pb), resources).map(|()| None);
         }
         Ok(_) => NO_PAYLOADS,
-        Err(WITH_DELAY) => return handle_delayed(produce, pb, copied, cx),
+        Err(WITH_EXTRAS) => return handle_full(produce, pb, copied, cx),
         Err(malformed) => {
             let token = if malformed == WITH_TOKEN { lone_token(pb) } else { None };
             if token.is_some() {
@@ -70,20 +71,21 @@ pub(super) fn handle_pb<'pb>(
     Err(PeerFault::PbInvalid(why.into()).into())
 }
 
-/// Handles a ProduceRequest with a delay. Of it, `copied` was copied before that was known.
+/// Handles a ProduceRequest with a delay or headers. Of it, `copied` was copied before that was known.
 #[cold]
-fn handle_delayed<'pb>(
+fn handle_full<'pb>(
     produce: &mut Produce,
     pb: &'pb [u8],
     copied: Option<Copied>,
     cx: &mut Cx<'_>,
 ) -> Result<Option<&'pb str>, Fault> {
     let resources = &mut cx.resources;
-    let why = match decode_delayed_request(pb, |_| {}) {
-        Ok((head, delay)) if head.payloads > 0 => {
-            // The delay may have come behind the payloads.
+    let why = match decode_full_request(pb, |_| {}) {
+        Ok((head, extras)) if head.payloads > 0 => {
+            // They may have come behind the payloads.
             produce.roll_back(copied);
-            return produce.receive(request(head, delay, pb), None, || records(pb), resources).map(|()| None);
+            let request = request(head, extras, pb);
+            return produce.receive(request, None, || records(pb), resources).map(|()| None);
         }
         Ok(_) => NO_PAYLOADS,
         Err(malformed) => malformed.0,
@@ -92,8 +94,10 @@ fn handle_delayed<'pb>(
     Err(PeerFault::PbInvalid(why.into()).into())
 }
 
-fn request(head: ProduceRequestHead, delay: u32, pb: &[u8]) -> Request {
-    Request { ttl: head.ttl, delay, payloads: head.payloads, keys: head.keys, bytes: pb.len() }
+fn request(head: ProduceRequestHead, extras: ProduceExtras, pb: &[u8]) -> Request {
+    let ProduceRequestHead { ttl, payloads, keys } = head;
+    let ProduceExtras { delay, headers } = extras;
+    Request { ttl, delay, payloads, keys, headers, bytes: pb.len() }
 }
 
 /// Decodes a ProduceRequest and copies its payloads. A separate function: if inlined, its loop does not keep
@@ -102,20 +106,23 @@ fn request(head: ProduceRequestHead, delay: u32, pb: &[u8]) -> Request {
 fn copy(pb: &[u8], mut copying: Copying<'_>) -> (Result<ProduceRequestHead, Malformed>, Copied) {
     let decoded = decode_produce_request(pb, |field| match field {
         ProduceField::Payload(payload) => copying.push(payload),
-        ProduceField::Key(_) => {}
+        ProduceField::Key(_) | ProduceField::Headers(_) => {}
     });
     (decoded, copying.end())
 }
 
 /// Decodes the messages of a ProduceRequest that has been decoded before and so is valid.
 fn records(pb: &[u8]) -> Vec<Record<'_>> {
-    let (mut payloads, mut keys) = (Vec::new(), Vec::new());
-    let _ = decode_delayed_request(pb, |field| match field {
+    let (mut payloads, mut keys, mut headers) = (Vec::new(), Vec::new(), Vec::new());
+    let _ = decode_full_request(pb, |field| match field {
         ProduceField::Payload(payload) => payloads.push(payload),
         ProduceField::Key(key) => keys.push(key),
+        ProduceField::Headers(of_one) => headers.push(of_one),
     });
-    let keys = keys.into_iter().chain(std::iter::repeat(&[][..]));
-    payloads.into_iter().zip(keys).map(|(payload, key)| Record { key, payload }).collect()
+    let none = || std::iter::repeat(&[][..]);
+    let more = keys.into_iter().chain(none()).zip(headers.into_iter().chain(none()));
+    let records = payloads.into_iter().zip(more);
+    records.map(|(payload, (key, headers))| Record { key, headers, payload }).collect()
 }
 
 /// Acknowledges or refuses every message whose fate is known, and grants credit.

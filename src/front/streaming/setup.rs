@@ -55,6 +55,8 @@ pub(super) struct Shown {
     pub(super) claimed: bool,
     /// Whether the client uses the protocol's extensions.
     pub(super) has_extensions: bool,
+    /// Whether it wants messages without their headers.
+    pub(super) is_bare: bool,
 }
 
 impl Kind {
@@ -100,7 +102,8 @@ impl Asked {
                 let address = QueueAddress::parse(get.queue_name())?;
                 let start = Start::parse(get.starting_marker())?;
                 let (echo, claimed) = (get.echo_requested(), get.include_claimed());
-                let shown = Shown { echo, claimed, has_extensions: get.without_headers.is_some() };
+                let (has_extensions, is_bare) = (get.without_headers.is_some(), get.without_headers());
+                let shown = Shown { echo, claimed, has_extensions, is_bare };
                 Ok(Setup { address, wishes: Wishes::Consume(ConsumeSetup { start, shown }) })
             }
             Self::Claim(claim) => {

@@ -84,14 +84,12 @@ pub(super) struct Asks {
 
 impl Asks {
     pub(super) fn new(partitions: impl Iterator<Item = Partition>) -> Self {
-        let place = |partition| Place {
-            partition,
-            state: State::Open,
-            asks: Vec::new(),
-            has_more: false,
-            is_known: false,
-        };
-        Self { places: partitions.map(place).collect(), turn: 0, under_way: 0, reserved: 0 }
+        Self { places: partitions.map(Place::new).collect(), turn: 0, under_way: 0, reserved: 0 }
+    }
+
+    /// Adds partitions.
+    pub(super) fn add(&mut self, partitions: impl Iterator<Item = Partition>) {
+        self.places.extend(partitions.map(Place::new));
     }
 
     /// Returns the number of messages that the asks under way may bring.
@@ -186,6 +184,10 @@ impl Asks {
 }
 
 impl Place {
+    fn new(partition: Partition) -> Self {
+        Self { partition, state: State::Open, asks: Vec::new(), has_more: false, is_known: false }
+    }
+
     fn is_open(&self) -> bool {
         matches!(self.state, State::Open | State::Told)
     }

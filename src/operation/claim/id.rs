@@ -75,7 +75,7 @@ mod tests {
 
     fn queue(hash: u64, incarnation: u64, key: u128) -> QueueInfo {
         let signing = Signing { key, ..Signing::default() };
-        QueueInfo { id: QueueId(1), incarnation, partitions: 8, hash, signing }
+        QueueInfo { id: QueueId(1), incarnation, partitions: 8, hash, signing, policy: Default::default() }
     }
 
     proptest! {

@@ -192,7 +192,14 @@ mod tests {
 
     fn queue() -> QueueInfo {
         let signing = Signing { key: 5, ..Signing::default() };
-        QueueInfo { id: QueueId(1), incarnation: 9, partitions: 4, hash: 7, signing }
+        QueueInfo {
+            id: QueueId(1),
+            incarnation: 9,
+            partitions: 4,
+            hash: 7,
+            signing,
+            policy: Default::default(),
+        }
     }
 
     fn check(by_claim: ByClaim<'_>) -> Result<Option<String>, String> {

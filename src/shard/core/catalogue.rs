@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
+use super::Described;
+use crate::base::attributes::Attributes;
 use crate::base::error::StoreFault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
@@ -12,6 +14,8 @@ use crate::base::queue::{QueueId, QueueInfo};
 pub struct Catalogue {
     shard: u16,
     queues: HashMap<FullName, QueueInfo>,
+    /// The attributes of the queues whose home is this shard, of those that have any.
+    attributes: HashMap<QueueId, Attributes>,
     /// The number of the last queue that this shard created or adopted.
     next: u64,
     /// The number of queues whose home is this shard, of places reserved for queues that are being created,
@@ -24,7 +28,7 @@ pub struct Catalogue {
 impl Catalogue {
     /// Creates an empty catalogue. The shard creates no more queues once it is the home of `max`.
     pub fn new(shard: u16, max: usize) -> Self {
-        Self { shard, queues: HashMap::new(), next: 0, made: 0, reserved: 0, max }
+        Self { shard, queues: HashMap::new(), attributes: HashMap::new(), next: 0, made: 0, reserved: 0, max }
     }
 
     /// Changes how many queues the shard may be the home of. Existing ones stay.
@@ -34,7 +38,30 @@ impl Catalogue {
 
     /// Returns a queue, if it is known.
     pub fn get(&self, name: &FullName) -> Option<QueueInfo> {
-        self.queues.get(name).copied()
+        self.queues.get(name).map(present)
+    }
+
+    /// Returns a queue whose home is this shard, if it is known, with its attributes.
+    pub fn describe(&self, name: &FullName) -> Option<Described> {
+        let info = self.get(name)?;
+        let attributes = self.attributes.get(&info.id).cloned().unwrap_or_default();
+        Some(Described { info, attributes })
+    }
+
+    /// Sets the attributes of a queue whose home is this shard.
+    pub fn set_attributes(&mut self, queue: QueueId, attributes: Attributes) {
+        if attributes.is_empty() {
+            self.attributes.remove(&queue);
+        } else {
+            self.attributes.insert(queue, attributes);
+        }
+    }
+
+    /// Sets how many partitions a queue has. Searches all queues.
+    pub fn grow(&mut self, queue: QueueId, partitions: u16) {
+        if let Some(info) = self.queues.values_mut().find(|info| info.id == queue) {
+            info.partitions = info.partitions.max(partitions);
+        }
     }
 
     /// Returns all known queues.
@@ -64,6 +91,7 @@ impl Catalogue {
 
     /// Forgets a queue. Returns false if it was not known. Searches all queues.
     pub fn forget(&mut self, queue: QueueId) -> bool {
+        self.attributes.remove(&queue);
         let before = self.queues.len();
         self.queues.retain(|_, info| info.id != queue);
         let is_forgotten = self.queues.len() < before;
@@ -74,13 +102,19 @@ impl Catalogue {
     /// Records a queue. If the name is already known, keeps and returns the known queue.
     pub fn record(&mut self, name: FullName, info: QueueInfo) -> QueueInfo {
         match self.queues.entry(name) {
-            Entry::Occupied(known) => *known.get(),
+            Entry::Occupied(known) => present(known.get()),
             Entry::Vacant(vacant) => {
                 self.made += usize::from(info.id.home() == self.shard);
-                *vacant.insert(info)
+                vacant.insert(info).clone()
             }
         }
     }
+}
+
+/// Returns a queue as it is now: the shard may not have been told yet that it has more partitions.
+fn present(known: &QueueInfo) -> QueueInfo {
+    let partitions = known.partitions.max(known.policy.grown_to());
+    QueueInfo { partitions, ..known.clone() }
 }
 
 #[cfg(test)]
@@ -94,7 +128,14 @@ mod tests {
         catalogue
             .record(
                 full,
-                QueueInfo { id, incarnation: 1, partitions: 1, hash: 1, signing: Default::default() },
+                QueueInfo {
+                    id,
+                    incarnation: 1,
+                    partitions: 1,
+                    hash: 1,
+                    signing: Default::default(),
+                    policy: Default::default(),
+                },
             )
             .id
     }

@@ -36,11 +36,14 @@ impl<S: Store<Connections>> Core<S> {
         });
     }
 
-    /// Returns whether draining is complete. Waits for deletions, so that their answers are not lost.
+    /// Returns whether draining is complete. Waits for changes of queues and for the operator's
+    /// requests, so that their answers are not lost.
     pub fn is_drained(&self) -> bool {
         self.drain == Drain::Consumers
             && self.connections.is_empty()
+            && self.changes.is_settled()
             && self.deletions.is_settled()
+            && self.desk.is_settled()
             && self.outboxes.iter().all(Vec::is_empty)
     }
 

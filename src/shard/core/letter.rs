@@ -19,9 +19,10 @@ impl Asker for Connections {
     type Append = AppendToken;
     type Fetch = PartitionToken;
     type Resolve = PartitionToken;
-    type Delete = DeletionId;
+    type Change = ChangeId;
     type Claim = ClaimToken;
     type Settle = SettleToken;
+    type Manage = ManageId;
 }
 
 /// The address of an operation: where an answer goes.
@@ -38,8 +39,6 @@ pub struct Asking {
 /// The token of a request that opens a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenToken {
-    /// The first operation that asked for the queue.
-    pub by: Asking,
     /// The id that the queue's home has given it.
     pub queue: QueueId,
 }
@@ -94,9 +93,13 @@ pub struct SettleToken {
     pub asked_ns: u64,
 }
 
-/// The token of a deletion: a number that the queue's home has chosen.
+/// The token of a deletion, an alteration, or another wish: a number that the queue's home has chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeletionId(pub(super) u64);
+pub struct ChangeId(pub(super) u64);
+
+/// The token of a request about messages of this shard: a number that the shard has chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ManageId(pub(super) u64);
 
 impl Asking {
     /// Returns the stream of the operation's appends.
@@ -163,6 +166,15 @@ pub enum Letter {
         /// The id of the queue.
         queue: QueueId,
     },
+    /// From a queue's home to every other shard: the queue has more partitions.
+    Grown {
+        /// The id of the queue.
+        queue: QueueId,
+        /// How many it has.
+        partitions: u16,
+    },
+    /// The sender's store has no doubts about messages that an earlier run was moving.
+    Certain,
     /// The server drains, and the sender has answered all its producers.
     ProducersDrained,
 }

@@ -18,7 +18,11 @@
 //! | `serving` | one call to a connection, and its effects |
 //! | `routing` | routes commands to the stores, and answers back |
 //! | `queues` | opens, creates and forgets queues; `catalogue` remembers them |
+//! | `changes` | what the home's store changes, one request of a queue at a time |
 //! | `deletions` | deletes queues |
+//! | `alterations` | describes, creates and alters queues for the operator; `wishes`: what is asked and answered |
+//! | `desk` | the operator's requests about messages |
+//! | `courier` | moves messages between queues for the store |
 //! | `letter` | the letters between shards |
 //! | `shortage` | the reaction to a shortage of memory |
 //! | `deadlines`, `slab` | deadlines of connections; connections by id |
@@ -29,13 +33,17 @@
 //! | `settings` | the limits of a shard and of its connections |
 
 mod admission;
+mod alterations;
 mod applicant;
 mod audit;
 mod authentication;
 mod catalogue;
+mod changes;
 mod connection;
+mod courier;
 mod deadlines;
 mod deletions;
+mod desk;
 mod drain;
 mod entry;
 mod grants;
@@ -57,12 +65,14 @@ mod shortage;
 mod slab;
 mod snapshot;
 mod verdicts;
+mod wishes;
 
 pub use authentication::AuthCounters;
 pub use connection::{Connection, Env};
 pub use deletions::{Deleted, FORGET};
 pub use letter::{
-    AppendToken, Asking, ClaimToken, Connections, DeletionId, Letter, OpenToken, PartitionToken, SettleToken,
+    AppendToken, Asking, ChangeId, ClaimToken, Connections, Letter, ManageId, OpenToken, PartitionToken,
+    SettleToken,
 };
 pub use peer::{Peer, ProxyFrom};
 pub use proxy::{Announced, ProxyHeader};
@@ -70,14 +80,18 @@ pub use roster::{ConnectionState, Position, ROSTER_SLOTS, Roster};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
+pub use wishes::{AlterFault, Alteration, Created, Described, Granted, Wish};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use self::alterations::Answers;
 use self::authentication::Authentication;
 use self::catalogue::Catalogue;
+use self::changes::Changes;
 use self::deadlines::Deadlines;
 use self::deletions::Deletions;
+use self::desk::Desk;
 use self::drain::Drain;
 use self::entry::RefusedHeaders;
 use self::pass::Ended;
@@ -129,8 +143,12 @@ pub struct Core<S> {
     store: S,
     /// The queues that this shard is opening in its store as their home.
     openings: Openings,
-    /// The queues that this shard is deleting as their home.
+    /// The queues that the store is changing, of those whose home is this shard.
+    changes: Changes,
+    /// The queues that the other shards must forget.
     deletions: Deletions,
+    granted: Answers,
+    desk: Desk,
     /// The letters for each shard.
     outboxes: Vec<Vec<Letter>>,
     /// Requests that the store had no room for.
@@ -157,6 +175,9 @@ pub struct Core<S> {
     drain: Drain,
     /// The number of shards whose producers have all their answers.
     shards_done: u16,
+    /// The number of shards whose stores have no doubts about an earlier run, and whether this one is among them.
+    shards_certain: u16,
+    is_certain: bool,
     counters: CoreCounters,
     regulator: Regulator,
     refused_headers: RefusedHeaders,
@@ -187,7 +208,10 @@ impl<S: Store<Connections>> Core<S> {
             connections: Slab::default(),
             store,
             openings: Openings::default(),
+            changes: Changes::default(),
             deletions: Deletions::default(),
+            granted: Answers::default(),
+            desk: Desk::default(),
             outboxes: (0..shards).map(|_| Vec::new()).collect(),
             refused: VecDeque::new(),
             is_asked: false,
@@ -203,13 +227,17 @@ impl<S: Store<Connections>> Core<S> {
             notes: Framed::default(),
             drain: Drain::No,
             shards_done: 0,
+            shards_certain: 0,
+            is_certain: false,
             counters: CoreCounters::default(),
             regulator,
             refused_headers: RefusedHeaders::default(),
             authentication: None,
             latency: Recorder::default(),
         };
+        core.store.hold_releases();
         core.adopt_queues();
+        core.tell_certain();
         core
     }
 
@@ -310,6 +338,7 @@ impl<S: Store<Connections>> Core<S> {
         while let Some(completion) = self.store.poll_completion(now) {
             self.handle_done(now, completion);
         }
+        self.run_errands(now);
         while let Some(event) = self.store.poll_event() {
             match event {
                 StoreEvent::Gone { queue, incarnation } => self.report_gone(queue, incarnation),
@@ -348,6 +377,8 @@ impl<S: Store<Connections>> Core<S> {
                 }
             }
             Letter::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
+            Letter::Grown { queue, partitions } => self.grow(now, queue, partitions),
+            Letter::Certain => self.handle_certain(),
             Letter::ProducersDrained => self.shards_done += 1,
         }
     }
@@ -485,19 +516,22 @@ impl<S: Store<Connections>> Core<S> {
                 self.log_end(now, id, Ended::Expired);
             }
         }
-        self.handle_late_deletions(now);
+        self.handle_late_changes(now);
         self.purge_verdicts(now);
         self.evict(now);
         if self.tick_due <= now.mono {
             self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);
+            self.tell_certain();
         }
     }
 
     /// Returns when to call [`Self::handle_timeouts`], by the monotonic clock. `None` if nothing will be due.
     pub fn next_deadline(&self) -> Option<Millis> {
         let tick = self.store.needs_ticks().then_some(self.tick_due);
-        [self.deadlines.next_due(), self.deletions.next_due(), self.evict_due, self.purge_due(), tick]
+        let changes = [self.changes.next_due(), self.deletions.next_due()];
+        [self.deadlines.next_due(), self.evict_due, self.purge_due(), tick]
             .into_iter()
+            .chain(changes)
             .flatten()
             .min()
     }

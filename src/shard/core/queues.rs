@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::deletions::Waiter;
-use super::{Asking, Connections, Core, Letter, OpenToken};
+use super::changes::Waiter;
+use super::wishes::Checked;
+use super::{Asking, ChangeId, Connections, Core, Created, Letter, OpenToken};
 use crate::access::{Permit, Use};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
@@ -13,7 +14,7 @@ use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::base::units::Partition;
 use crate::operation::Answer;
-use crate::store::{Completion, Life, Request, Store};
+use crate::store::{Completion, Life, NewQueue, Request, Store};
 
 /// Whether a queue is created if it does not exist.
 #[derive(Debug)]
@@ -28,15 +29,25 @@ enum Creation {
     Forbidden,
 }
 
+/// Who has begun an opening.
+#[derive(Debug)]
+enum Opener {
+    /// An operation.
+    Operation(Asking),
+    /// A wish of the operator.
+    Wish(ChangeId, Checked),
+}
+
 /// A queue that this shard, its home, is opening.
 #[derive(Debug)]
 struct Opening {
     name: FullName,
+    by: Opener,
     creation: Creation,
     /// Other operations that open the queue, and whether their clients may create it. They get the same answer,
     /// unless it depends on that.
     others: Vec<(Asking, bool)>,
-    /// A deletion of the queue, and all requests behind it.
+    /// A change of the queue or a wish, and all requests behind it. All requests, if a wish has begun the opening.
     waiters: VecDeque<Waiter>,
 }
 
@@ -85,7 +96,7 @@ impl<S: Store<Connections>> Core<S> {
 
     /// Finds a queue for a connection of any shard. The queue's home creates it if it does not exist.
     pub(super) fn open(&mut self, now: Now, by: Asking, name: FullName, may_create: bool) {
-        if let Some(waiters) = self.deletions.waiters(&name) {
+        if let Some(waiters) = self.changes.waiters_to_see(&name) {
             return waiters.push_back(Waiter::Open(by, may_create));
         }
         if let Some(info) = self.catalogue.get(&name) {
@@ -100,7 +111,7 @@ impl<S: Store<Connections>> Core<S> {
             planted::in_shard(name.1.as_str());
         }
         if let Some(opening) = self.openings.get_mut(&name) {
-            if opening.waiters.is_empty() {
+            if opening.waiters.is_empty() && matches!(opening.by, Opener::Operation(_)) {
                 opening.others.push((by, may_create));
             } else {
                 opening.waiters.push_back(Waiter::Open(by, may_create));
@@ -108,20 +119,39 @@ impl<S: Store<Connections>> Core<S> {
             return;
         }
         // The store may hold a queue that is not in the catalogue. Such a queue is opened despite the limits.
-        let creation = if may_create { self.creation(now, &name.0) } else { Creation::Forbidden };
-        let create = matches!(creation, Creation::Allowed(_)).then_some(self.settings.partitions);
+        let creation = match may_create {
+            // A dead-letter queue is created whether clients may create queues or not.
+            true if self.settings.auto_create || by.as_errand().is_some() => self.creation(now, &name.0),
+            true => Creation::Off,
+            false => Creation::Forbidden,
+        };
+        let create =
+            matches!(creation, Creation::Allowed(_)).then(|| NewQueue::plain(self.settings.partitions));
+        self.begin_opening(now, name, Opener::Operation(by), creation, create, VecDeque::new());
+    }
+
+    fn begin_opening(
+        &mut self,
+        now: Now,
+        name: FullName,
+        by: Opener,
+        creation: Creation,
+        create: Option<NewQueue>,
+        waiters: VecDeque<Waiter>,
+    ) {
         let queue = self.catalogue.next_id();
-        let (others, waiters) = (Vec::new(), VecDeque::new());
-        self.openings.insert(queue, Opening { name: name.clone(), creation, others, waiters });
-        let token = OpenToken { by, queue };
-        self.submit(now, Request::Open { token, queue, name, create });
+        let opening = Opening { name: name.clone(), by, creation, others: Vec::new(), waiters };
+        self.openings.insert(queue, opening);
+        self.submit(now, Request::Open { token: OpenToken { queue }, queue, name, create });
+    }
+
+    /// Looks for a queue that is not in the catalogue, for a wish.
+    pub(super) fn look_for(&mut self, now: Now, id: ChangeId, name: FullName, wish: Checked) {
+        self.begin_opening(now, name, Opener::Wish(id, wish), Creation::Off, None, VecDeque::new());
     }
 
     /// Returns whether a project may create one more queue, and reserves what that takes.
     fn creation(&mut self, now: Now, project: &Project) -> Creation {
-        if !self.settings.auto_create {
-            return Creation::Off;
-        }
         let permit = self.tenants.get(project, now.mono).take(Use::Queue);
         match permit {
             Ok(permit) => match self.catalogue.reserve() {
@@ -146,17 +176,21 @@ impl<S: Store<Connections>> Core<S> {
     ) -> QueueInfo {
         let permit = permit.unwrap_or_else(|| self.tenants.get(&name.0, now).hold(Use::Queue));
         self.tenants.hold_queue(id, permit);
-        let Life { incarnation, partitions, signing } = life;
+        let Life { incarnation, partitions, signing, attributes } = life;
         let hash = queue_hash(&name.0, &name.1);
-        self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing })
+        let policy = self.tenants.policies().add(id, name.clone(), attributes.policy());
+        self.catalogue.set_attributes(id, attributes);
+        self.catalogue.record(name, QueueInfo { id, incarnation, partitions, hash, signing, policy })
     }
 
-    /// Handles the store's answer to an opening or a deletion.
+    /// Handles the store's answer to an opening, a change of a queue, or a request of the operator.
     pub(super) fn handle_changed(&mut self, now: Now, completion: Completion<Connections>) {
         match completion {
             Completion::Opened { token, result } => self.handle_made(now, token, result),
             Completion::Deleted { token, result } => self.handle_deleted(now, token, result),
-            // These do not change a queue.
+            Completion::Altered { token, result } => self.handle_altered(now, token, result),
+            Completion::Managed { token, result } => self.handle_managed(token, result),
+            // These are for operations.
             Completion::Appended { .. }
             | Completion::Fetched { .. }
             | Completion::Resolved { .. }
@@ -168,8 +202,14 @@ impl<S: Store<Connections>> Core<S> {
 
     /// Handles the store's answer to an opening. This shard is the queue's home.
     fn handle_made(&mut self, now: Now, token: OpenToken, result: Result<Life, StoreFault>) {
-        let OpenToken { by, queue: id } = token;
-        let Some(Opening { name, creation, others, waiters }) = self.openings.remove(id) else { return };
+        let OpenToken { queue: id } = token;
+        let Some(Opening { name, by, creation, others, waiters }) = self.openings.remove(id) else { return };
+        let by = match by {
+            Opener::Operation(by) => by,
+            Opener::Wish(wish, what) => {
+                return self.handle_found(now, id, name, (wish, what), creation, result, waiters);
+            }
+        };
         let is_forbidden = matches!(creation, Creation::Forbidden);
         let is_missing = matches!(result, Err(StoreFault::NoQueue));
         let (permit, refusal) = match creation {
@@ -200,6 +240,55 @@ impl<S: Store<Connections>> Core<S> {
         self.resume(now, &name, waiters);
     }
 
+    /// Handles the store's answer to an opening for a wish. Such an opening looks for the queue first. A second one
+    /// creates it, so that the answer can say whether it is new.
+    #[allow(clippy::too_many_arguments)]
+    fn handle_found(
+        &mut self,
+        now: Now,
+        id: QueueId,
+        name: FullName,
+        (wish, what): (ChangeId, Checked),
+        creation: Creation,
+        result: Result<Life, StoreFault>,
+        waiters: VecDeque<Waiter>,
+    ) {
+        let permit = match creation {
+            Creation::Allowed(permit) => {
+                self.catalogue.unreserve();
+                Some(permit)
+            }
+            Creation::Refused(_) | Creation::Off | Creation::Forbidden => None,
+        };
+        let is_new = permit.is_some();
+        match (result, what) {
+            (Ok(life), what) => {
+                self.record(now.mono, id, name.clone(), life, permit);
+                match (self.catalogue.describe(&name), what) {
+                    (Some(queue), Checked::Create(_)) => {
+                        self.answer_wish(wish, Ok(Created { is_new, queue }))
+                    }
+                    (Some(queue), what) => self.grant_of(now, wish, name.clone(), queue, what),
+                    (None, _) => self.answer_wish(wish, Err(StoreFault::NoQueue.into())),
+                }
+            }
+            (Err(StoreFault::NoQueue), Checked::Create(new)) if !is_new => {
+                match self.creation(now, &name.0) {
+                    creation @ Creation::Allowed(_) => {
+                        let by = Opener::Wish(wish, Checked::Create(new.clone()));
+                        return self.begin_opening(now, name, by, creation, Some(new), waiters);
+                    }
+                    Creation::Refused(fault) => self.answer_wish(wish, Err(fault.into())),
+                    Creation::Off | Creation::Forbidden => {
+                        self.answer_wish(wish, Err(StoreFault::NoQueue.into()));
+                    }
+                }
+            }
+            (Err(fault), _) => self.answer_wish(wish, Err(fault.into())),
+        }
+        self.resume(now, &name, waiters);
+    }
+
     /// Handles that this shard's store has found the end of a queue's life. Only the queue's home tells the
     /// shards to forget it. A `Forget` from another shard could overtake an `Opened` from the home, and the
     /// receiver would keep the dead queue.
@@ -215,6 +304,7 @@ impl<S: Store<Connections>> Core<S> {
         // On a partition's owner, the queue may be known only to the store.
         self.catalogue.forget(queue);
         self.tenants.release_queue(queue);
+        self.tenants.policies().remove(queue);
         self.store.forget(queue, incarnation);
         self.is_asked = true;
     }
@@ -244,6 +334,14 @@ impl<S: Store<Connections>> Core<S> {
         let id = by.connection;
         let (shard, shards) = (self.shard, self.shards);
         let opened = result.map(|info| self.catalogue.record(name, info));
+        if let Some(errand) = by.as_errand() {
+            let (local_partition, has_claims) = (Partition::default(), S::CLAIMS);
+            return self.handle_errand(
+                now,
+                errand,
+                Answer::Opened { result: opened, local_partition, has_claims },
+            );
+        }
         self.with_dirty(now, id, |connection, env| {
             let mut local_partition = Partition::default();
             if let Ok(info) = &opened {

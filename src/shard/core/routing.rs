@@ -138,8 +138,11 @@ impl<S: Store<Connections>> Core<S> {
     /// Routes a completion of this shard's store to the shard that asked.
     pub(super) fn handle_done(&mut self, now: Now, mut completion: Completion<Connections>) {
         let shard = match &mut completion {
-            // This shard is the queue's home, and finishes these for all shards.
-            Completion::Opened { .. } | Completion::Deleted { .. } => {
+            // This shard has asked for these itself, as the queue's home or for the operator.
+            Completion::Opened { .. }
+            | Completion::Deleted { .. }
+            | Completion::Altered { .. }
+            | Completion::Managed { .. } => {
                 return self.handle_changed(now, completion);
             }
             Completion::Appended { token, result } => {
@@ -180,8 +183,12 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Appended { token, result } => {
                 // Released on completion, even if the connection is closed.
                 self.budget.release(token.reserved);
-                let committed = result.is_ok().then(|| (token.reserved as u64, now.since_ns(token.sent_ns)));
-                self.regulator.handle_answered(now, committed);
+                // What the store moves by itself is no producer's.
+                if token.by.as_errand().is_none() {
+                    let committed =
+                        result.is_ok().then(|| (token.reserved as u64, now.since_ns(token.sent_ns)));
+                    self.regulator.handle_answered(now, committed);
+                }
                 (token.by, Answer::Appended { sequence: token.sequence, result })
             }
             Completion::Fetched { token, result } => {
@@ -200,9 +207,15 @@ impl<S: Store<Connections>> Core<S> {
                 let SettleToken { by, partition, sequence, .. } = token;
                 (by, Answer::Settled { sequence, partition, result })
             }
-            // The queue's home finishes these.
-            Completion::Opened { .. } | Completion::Deleted { .. } => return,
+            // These end at the shard whose store has made them.
+            Completion::Opened { .. }
+            | Completion::Deleted { .. }
+            | Completion::Altered { .. }
+            | Completion::Managed { .. } => return,
         };
+        if let Some(id) = by.as_errand() {
+            return self.handle_errand(now, id, answer);
+        }
         self.with_dirty(now, by.connection, |connection, env| {
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));
         });

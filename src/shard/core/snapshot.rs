@@ -140,7 +140,7 @@ impl<S: Store<Connections>> Core<S> {
                 .catalogue
                 .iter()
                 .take(TRAFFIC_QUEUES)
-                .map(|(name, info)| (name.clone(), *info))
+                .map(|(name, info)| (name.clone(), info.clone()))
                 .collect(),
             tails: self.ends(of),
             consumers: self.connections.ids().filter_map(consumer).take(TRAFFIC_CONSUMERS).collect(),

@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::ledger::Ledger;
-use super::record::Record;
+use super::record::{Given, Passed};
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::claim::Granted;
 use crate::base::clock::Now;
-use crate::base::millis::Millis;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::units::Offset;
+use crate::store::stock::{Minute, part_of};
 
 /// The size in bytes at which no more is read ahead of a partition. The batches are shared with the store where
 /// they are its newest.
@@ -33,6 +34,18 @@ pub(super) struct Choice {
     messages: u64,
     bytes: usize,
 }
+
+/// Free messages that cannot be given out yet.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub offsets: Range<Offset>,
+    pub until: Millis,
+    /// Whether they have expired.
+    pub is_over: bool,
+}
+
+/// When to look again at messages that have expired and that the store still has.
+const EXPIRED_AGAIN: Millis = Millis::new(10_000);
 
 /// The state of the fetch that reads ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +140,21 @@ impl Ahead {
         self.is_at_end &= self.fetching != Fetching::No;
     }
 
+    /// Notes that a fetch that waited completes soon.
+    pub(super) fn hurry(&mut self) {
+        (self.fetching, self.is_at_end) = (Fetching::Quick, false);
+    }
+
+    /// Returns whether it could hold more, and holds fewer messages than are wanted.
+    pub(super) fn lacks(&self, wanted: u64) -> bool {
+        self.messages < wanted && !self.is_at_end && !self.is_failing && self.bytes < AHEAD_BYTES
+    }
+
+    /// Returns whether no fetch is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.fetching == Fetching::No
+    }
+
     /// Returns whether a fetch waits for messages.
     pub(super) fn is_waiting(&self) -> bool {
         self.fetching == Fetching::Waiting
@@ -139,8 +167,20 @@ impl Ahead {
         }
     }
 
-    /// Chooses messages that were never given out. Messages that can be given out only later are passed over, with a
-    /// record for each batch; at most `delays_max` of these.
+    /// Forgets messages below `next`, which were counted from `before` on.
+    pub(super) fn skip(&mut self, before: Offset, next: Offset) {
+        while let Some(stored) = self.batches.front() {
+            let (base, end) = (stored.base_offset.max(before), stored.end_offset());
+            if end > next {
+                self.messages -= next.saturating_since(base);
+                break;
+            }
+            self.pop(before);
+        }
+    }
+
+    /// Chooses messages that were never given out. Returns those that can be given out only later and are passed over, at
+    /// most `delays_max` pieces of them.
     pub(super) fn choose(
         &mut self,
         now: Now,
@@ -148,8 +188,10 @@ impl Ahead {
         room: Room,
         delays_max: usize,
         choice: &mut Choice,
-    ) -> Vec<Record> {
-        let (mut at, mut delays) = (next, Vec::new());
+    ) -> Vec<Passed> {
+        let (mut at, mut delays): (Offset, Vec<Passed>) = (next, Vec::new());
+        // When the first messages of the last piece can be given out.
+        let mut joined_from = UnixMillis::ZERO;
         while let Some(stored) = self.batches.front() {
             let begins = at.max(stored.base_offset);
             if begins >= stored.end_offset() || stored.is_expired(now.unix) {
@@ -163,15 +205,22 @@ impl Ahead {
                     break;
                 }
                 let visible = stored.visible().min(now.unix + Millis::from_secs(delay_secs));
-                let ends = stored.end_offset();
+                let (ends, wait) = (stored.end_offset(), visible.since(now.unix));
+                let (expires, bytes) = (Minute::from(stored.expiry()), size_of(stored, &(begins..ends)));
                 match delays.last_mut() {
-                    Some(Record::Delay { offsets, visible: last, .. })
-                        if offsets.end == begins && last.abs_diff(visible) <= DELAYS_JOINED =>
+                    Some(last)
+                        if last.offsets.end == begins
+                            && last.expires == expires
+                            && visible.abs_diff(joined_from) <= DELAYS_JOINED =>
                     {
-                        offsets.end = ends;
-                        *last = visible.max(*last);
+                        last.offsets.end = ends;
+                        last.wait = last.wait.max(wait);
+                        last.bytes += bytes;
                     }
-                    _ => delays.push(Record::Delay { offsets: begins..ends, visible, delay_secs, next: at }),
+                    _ => {
+                        joined_from = visible;
+                        delays.push(Passed { offsets: begins..ends, wait, expires, bytes });
+                    }
                 }
                 at = ends;
                 self.pop(begins);
@@ -232,16 +281,16 @@ impl Choice {
         (until, position)
     }
 
-    /// Chooses messages that were given out before, from what was read at the first of them. Returns the messages that
-    /// no longer exist, and those that have expired and still exist.
+    /// Chooses messages from the ledger's pieces, from what was read at the first free one. Returns the messages that no
+    /// longer exist, and those that cannot be given out yet.
     pub(super) fn take_again(
         &mut self,
         now: Now,
         ledger: &Ledger,
         fetched: &Fetched,
         room: Room,
-    ) -> (Vec<Range<Offset>>, Vec<Range<Offset>>) {
-        let (mut gone, mut expired) = (Vec::new(), Vec::new());
+    ) -> (Vec<Range<Offset>>, Vec<Kept>) {
+        let (mut gone, mut kept) = (Vec::new(), Vec::new());
         let mut batches = fetched.batches.iter().peekable();
         for (offsets, piece) in ledger.pieces().free() {
             let known = offsets.end.min(fetched.next);
@@ -260,30 +309,46 @@ impl Choice {
                 }
                 let end = known.min(stored.end_offset());
                 if stored.is_expired(now.unix) && piece.lives_until <= now.mono {
-                    expired.push(at..end);
+                    // The store drops them when it is certain of the time.
+                    kept.push(Kept { offsets: at..end, until: now.mono + EXPIRED_AGAIN, is_over: true });
+                    at = end;
+                    continue;
+                }
+                let wait = stored.visible().since(now.unix.min(stored.visible()));
+                if piece.count == 0 && wait > Millis::ZERO && stored.batch.delay_secs() > 0 {
+                    let until = now.mono + wait.min(Millis::from_secs(stored.batch.delay_secs()));
+                    kept.push(Kept { offsets: at..end, until, is_over: false });
                     at = end;
                     continue;
                 }
                 let record = stored.batch.position_of(at.since(stored.base_offset) as u32);
                 (at, _) = self.take(stored, at..end, record, piece.count.saturating_add(1), room);
                 if at < end {
-                    return (gone, expired);
+                    return (gone, kept);
                 }
             }
             if known < offsets.end {
                 break;
             }
         }
-        (gone, expired)
+        (gone, kept)
     }
 
-    /// Returns the messages as pieces of a grant: ranges of the same count, joined where they touch.
-    pub(super) fn pieces(&self) -> Vec<(Range<Offset>, u32)> {
-        let mut pieces: Vec<(Range<Offset>, u32)> = Vec::new();
-        for Granted { offsets, count, .. } in &self.runs {
+    /// Returns the messages as pieces of a grant: ranges of the same count and expiry, joined where they touch.
+    pub(super) fn pieces(&self) -> Vec<Given> {
+        let mut pieces: Vec<Given> = Vec::new();
+        for Granted { stored, offsets, count, .. } in &self.runs {
+            let (expires, bytes) = (Minute::from(stored.expiry()), size_of(stored, offsets));
             match pieces.last_mut() {
-                Some((last, of)) if last.end == offsets.start && of == count => last.end = offsets.end,
-                _ => pieces.push((offsets.clone(), *count)),
+                Some(last)
+                    if last.offsets.end == offsets.start
+                        && last.count == *count
+                        && last.expires == expires =>
+                {
+                    last.offsets.end = offsets.end;
+                    last.bytes += bytes;
+                }
+                _ => pieces.push(Given { offsets: offsets.clone(), count: *count, expires, bytes }),
             }
         }
         pieces
@@ -293,4 +358,11 @@ impl Choice {
     pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
+}
+
+/// Returns the size of messages of a batch. Each has the mean size of all.
+fn size_of(stored: &StoredBatch, offsets: &Range<Offset>) -> u64 {
+    let (bytes, count) = (stored.batch.stored_bytes() as u64, u64::from(stored.batch.count()));
+    let below = |offset: Offset| part_of(bytes, offset.since(stored.base_offset), count);
+    below(offsets.end) - below(offsets.start)
 }

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 
 use crate::base::claim::View;
 use crate::base::queue::PartitionKey;
+use crate::base::units::Offset;
 use crate::store::Asker;
 
 /// The clients of the store below: those of the ledgers, and the ledgers themselves.
@@ -26,6 +27,8 @@ pub struct LedgerId {
 pub enum AppendBy<A> {
     /// A client appends messages.
     Client(A),
+    /// A client appends messages to this partition of a queue with limits.
+    Limited(A, PartitionKey),
     /// A ledger appends the note with this number.
     Note(LedgerId, u64),
 }
@@ -50,6 +53,12 @@ pub enum Purpose {
     Again,
     /// The oldest unsettled message.
     Oldest,
+    /// Messages that are to be moved.
+    Move,
+    /// The time at which this message was stored.
+    At(Offset),
+    /// Messages that the request with this number wants.
+    Find(u64),
 }
 
 impl<F: PartialEq> PartialEq for FetchBy<F> {
@@ -70,9 +79,10 @@ impl<T: Asker> Asker for Inner<T> {
     type Append = AppendBy<T::Append>;
     type Fetch = FetchBy<T::Fetch>;
     type Resolve = T::Resolve;
-    type Delete = T::Delete;
+    type Change = T::Change;
     type Claim = Infallible;
     type Settle = Infallible;
+    type Manage = Infallible;
 }
 
 /// Returns the hidden partition that holds a partition's notes.

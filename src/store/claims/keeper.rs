@@ -10,32 +10,53 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::ahead::{Ahead, Choice, Room};
+use super::ahead::{Ahead, Choice, Kept, Room};
+use super::finds::Finds;
 use super::inner::{FetchBy, Inner, LedgerId, Purpose, state_of};
 use super::ledger::{Ledger, PIECES_MAX, messages};
 use super::line::{Line, Watcher};
+use super::moving::Moves;
 use super::notes::{Answer, Notes};
 use super::out::Out;
 use super::record::{self, Record};
+use super::stats::StatsAsked;
 use crate::base::batch::Fetched;
 use crate::base::claim::{Grant, Leaving, Lost, Settle, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::manage::Managed;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::queue::PartitionKey;
 use crate::base::units::Offset;
-use crate::store::{Asker, ClaimCounters, Completion, Request};
+use crate::store::{Asker, ClaimCounters, Completion, Portion, Request};
 
 /// The size of a read of notes at a recall, in bytes.
 const RECALL_BYTES: usize = 1 << 20;
 
-/// A claim that waits for messages to be read.
+/// A claim or a pop that waits for messages to be read.
 #[derive(Debug)]
-struct Ask<C> {
-    token: C,
-    worker: Worker,
-    terms: Terms,
-    room: Room,
+pub(super) struct Ask<T: Asker> {
+    pub by: By<T>,
+    pub room: Room,
+}
+
+/// What becomes of the messages that an [`Ask`] gets.
+#[derive(Debug)]
+pub(super) enum By<T: Asker> {
+    Claim { token: T::Claim, worker: Worker, terms: Terms },
+    Pop { token: T::Manage },
+}
+
+impl<T: Asker> By<T> {
+    /// Returns the completion without messages.
+    fn without(self, result: Result<(), StoreFault>) -> Completion<T> {
+        match self {
+            Self::Claim { token, .. } => Completion::Claimed { token, result: result.map(|()| None) },
+            Self::Pop { token } => {
+                Completion::Managed { token, result: result.map(|()| Managed::Popped(Vec::new())) }
+            }
+        }
+    }
 }
 
 /// Whether the ledger is known.
@@ -53,9 +74,6 @@ enum Stage {
 /// The most ranges of lost messages in an answer. A worker that settles what it was given stays below: it holds at most
 /// `claim_window` messages, and every second one of them is lost.
 const LOST_MAX: usize = 32_768;
-
-/// When to look again at messages that have expired and that the store still has.
-const EXPIRED_AGAIN: Millis = Millis::new(10_000);
 
 /// The beginning of a recall.
 const RECALL: Stage = Stage::Recalling { from: Offset::ZERO, is_asked: false, is_failing: false };
@@ -82,22 +100,30 @@ struct Oldest {
 /// The keeper of one partition's ledger.
 #[derive(Debug)]
 pub(super) struct Keeper<T: Asker> {
-    id: LedgerId,
-    ledger: Ledger,
+    pub(super) id: LedgerId,
+    pub(super) ledger: Ledger,
     stage: Stage,
     /// Requests that wait until the ledger is known.
     parked: Vec<Request<T>>,
-    /// Claims that wait for messages to be read, in order.
-    asks: VecDeque<Ask<T::Claim>>,
+    /// Claims and pops that wait for messages to be read, in order.
+    pub(super) asks: VecDeque<Ask<T>>,
     line: Line<T::Claim>,
     /// Whether the ledgers of the shard hold so much that nothing new is given out.
     is_crowded: bool,
     /// The ledger before a recall, until the recall ends.
     former: Option<Box<Ledger>>,
-    ahead: Ahead,
+    pub(super) ahead: Ahead,
     again: Again,
-    notes: Notes<T>,
+    pub(super) notes: Notes<T>,
     oldest: Oldest,
+    /// Requests for statistics that wait for a time.
+    pub(super) stats: StatsAsked<T>,
+    /// Requests for single messages.
+    pub(super) finds: Finds<T>,
+    /// The moves of messages to other queues.
+    pub(super) moves: Moves,
+    /// Whether a recall may have left pieces of which neither the expiry nor the size is known.
+    has_unknown: bool,
     /// Whether the store was told to keep messages of the partition.
     pub(super) has_pins: bool,
     /// Whether it is in the list of keepers with something to do.
@@ -124,6 +150,10 @@ impl<T: Asker> Keeper<T> {
             again: Again::No,
             notes: Notes::new(id),
             oldest: Oldest::default(),
+            stats: StatsAsked::default(),
+            finds: Finds::default(),
+            moves: Moves::default(),
+            has_unknown: false,
             has_pins: has_notes,
             is_dirty: false,
         }
@@ -140,6 +170,32 @@ impl<T: Asker> Keeper<T> {
     /// Returns the ledger that says what readers see: during a recall, the one before.
     pub(super) fn shown(&self) -> &Ledger {
         self.former.as_deref().unwrap_or(&self.ledger)
+    }
+
+    /// Returns the pieces of which neither the expiry nor the size is known, once after a recall.
+    pub(super) fn take_unknown(&mut self) -> Vec<Range<Offset>> {
+        match self.is_ready() && std::mem::take(&mut self.has_unknown) {
+            true => self.ledger.unknown(),
+            false => Vec::new(),
+        }
+    }
+
+    /// Notes when such messages expire, and how large they are.
+    pub(super) fn learn(&mut self, portion: &Portion) {
+        self.ledger.learn(portion);
+    }
+
+    /// Returns whether nothing would be lost without this keeper.
+    pub(super) fn is_unused(&self) -> bool {
+        let is_asked =
+            self.is_wanted() || !self.parked.is_empty() || !self.stats.is_empty() || !self.finds.is_empty();
+        let is_quiet = self.notes.is_quiet() && self.ahead.is_quiet();
+        self.is_ready()
+            && self.ledger.is_unused()
+            && is_quiet
+            && !is_asked
+            && !self.has_pins
+            && !self.is_dirty
     }
 
     /// Returns whether the ledger is known.
@@ -161,7 +217,7 @@ impl<T: Asker> Keeper<T> {
             Request::Claim { token, worker, terms, messages_max, bytes_max, .. } => {
                 self.line.handle_claim(worker);
                 let room = Room { messages: u64::from(messages_max), bytes: bytes_max };
-                self.asks.push_back(Ask { token, worker, terms, room });
+                self.asks.push_back(Ask { by: By::Claim { token, worker, terms }, room });
             }
             Request::Watch { token, worker, wanted, .. } => {
                 self.line.push(Watcher { token, worker, wanted: u64::from(wanted) });
@@ -201,7 +257,14 @@ impl<T: Asker> Keeper<T> {
             offsets.truncate(LOST_MAX - told);
             told += offsets.len();
             for record in records {
-                self.apply(now, record, &mut out.counters);
+                match &record {
+                    Record::Settle { what: Settle::Reject, offsets, .. }
+                        if self.move_rejected(now, offsets, out) =>
+                    {
+                        out.counters.rejected += messages(offsets);
+                    }
+                    _ => self.apply(now, record, &mut out.counters),
+                }
             }
             if !offsets.is_empty() {
                 out.counters.lost += messages(&offsets);
@@ -215,13 +278,11 @@ impl<T: Asker> Keeper<T> {
         if let Some(watcher) = self.line.remove(worker) {
             out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
         }
-        let is_its = |ask: &Ask<T::Claim>| ask.worker == worker;
+        let is_its = |ask: &Ask<T>| matches!(ask.by, By::Claim { worker: of, .. } if of == worker);
         let asks = std::mem::take(&mut self.asks).into_iter();
         let (its, others): (VecDeque<_>, VecDeque<_>) = asks.partition(is_its);
         self.asks = others;
-        for ask in its {
-            out.completions.push_back(Completion::Claimed { token: ask.token, result: Ok(None) });
-        }
+        out.completions.extend(its.into_iter().map(|ask| ask.by.without(Ok(()))));
         if leaving == Leaving::Pause {
             return;
         }
@@ -249,7 +310,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Cancels a fetch that reads ahead and waits for messages. Returns false if there is none.
-    fn cancel_ahead(&self, out: &mut Out<T>) -> bool {
+    pub(super) fn cancel_ahead(&self, out: &mut Out<T>) -> bool {
         let is_waiting = self.ahead.is_waiting();
         if is_waiting {
             let (token, partition) = (FetchBy::Ledger(self.id, Purpose::Ahead), self.id.partition);
@@ -259,10 +320,10 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Applies a decision, counts it, and adds it to the note of this turn.
-    fn apply(&mut self, now: Now, record: Record, counters: &mut ClaimCounters) {
+    pub(super) fn apply(&mut self, now: Now, record: Record, counters: &mut ClaimCounters) {
         match &record {
             Record::Grant { pieces, .. } => {
-                counters.granted += messages(pieces.iter().map(|(range, _)| range))
+                counters.granted += messages(pieces.iter().map(|piece| &piece.offsets))
             }
             Record::Settle { what, offsets, .. } => {
                 let counter = match what {
@@ -273,7 +334,14 @@ impl<T: Asker> Keeper<T> {
                 };
                 *counter += messages(offsets);
             }
-            Record::Delay { .. } | Record::Gone { .. } | Record::Snapshot(_) => {}
+            Record::Pass { .. }
+            | Record::Gone { .. }
+            | Record::Delete { .. }
+            | Record::Purge { .. }
+            | Record::Move { .. }
+            | Record::Aim { .. }
+            | Record::Stay { .. }
+            | Record::Snapshot(_) => {}
         }
         self.ledger.apply(now, &record);
         self.notes.add(&record);
@@ -287,21 +355,23 @@ impl<T: Asker> Keeper<T> {
         }
         self.is_crowded = out.is_crowded;
         out.counters.expired += self.ledger.expire(now.mono);
+        self.move_worn(now, out);
         while let Some(ask) = self.asks.front() {
-            let (worker, terms, room) = (ask.worker, ask.terms, ask.room);
-            let Some(choice) = self.choose(now, self.fair(room), out) else { break };
-            let Some(Ask { token, .. }) = self.asks.pop_front() else { break };
-            if choice.is_empty() {
-                out.completions.push_back(Completion::Claimed { token, result: Ok(None) });
+            if let By::Pop { token } = ask.by {
+                let room = ask.room;
+                let Some(runs) = self.pop(now, room, out) else { break };
+                self.asks.pop_front();
+                self.notes.answer(Answer::Managed { token, answer: Managed::Popped(runs) });
                 continue;
             }
-            let record = self.ledger.grant(now, &terms, choice.pieces());
-            let Record::Grant { lease, .. } = record else { continue };
-            self.apply(now, record, &mut out.counters);
-            self.ledger.assign(lease, worker);
-            let ends = now.mono + Millis::from_secs(terms.ttl_secs);
-            let grant = Grant { lease, ends, runs: choice.runs };
-            self.notes.answer(Answer::Claimed { token, worker, grant: Some(grant) });
+            let Some(choice) = self.choose(now, self.fair(ask.room), false, out) else { break };
+            let Some(Ask { by, .. }) = self.asks.pop_front() else { break };
+            match by {
+                By::Claim { token, worker, terms } if !choice.is_empty() => {
+                    self.grant(now, token, worker, &terms, choice, &mut out.counters);
+                }
+                by => out.completions.push_back(by.without(Ok(()))),
+            }
         }
         if self.asks.is_empty() && matches!(self.again, Again::Read(..)) {
             self.again = Again::No;
@@ -309,10 +379,33 @@ impl<T: Asker> Keeper<T> {
         self.tell(now, out);
         self.read_ahead(out);
         self.ahead.forget_end();
+        self.advance_moves(now, out);
         if self.notes.wants_snapshot() {
             self.notes.add_snapshot(self.ledger.snapshot(now));
         }
         self.notes.send(self.ledger.floor(), out);
+        // Without notes, what was decided is as durable as it gets.
+        if !out.is_durable {
+            self.advance_moves(now, out);
+        }
+    }
+
+    fn grant(
+        &mut self,
+        now: Now,
+        token: T::Claim,
+        worker: Worker,
+        terms: &Terms,
+        choice: Choice,
+        counters: &mut ClaimCounters,
+    ) {
+        let record = self.ledger.grant(now, terms, choice.pieces());
+        let Record::Grant { lease, .. } = record else { return };
+        self.apply(now, record, counters);
+        self.ledger.assign(lease, worker);
+        let ends = now.mono + Millis::from_secs(terms.ttl_secs);
+        let grant = Grant { lease, ends, runs: choice.runs };
+        self.notes.answer(Answer::Claimed { token, worker, grant: Some(grant) });
     }
 
     /// Reads more notes. Those that are under way belong to the ledger that was dropped, so they end first.
@@ -351,9 +444,9 @@ impl<T: Asker> Keeper<T> {
         self.ledger.pieces().free_messages() + new
     }
 
-    /// Chooses messages for a claim: first those that were given out before. Returns `None` while they are being
+    /// Chooses messages for a claim or a pop: first those that were given out before. Returns `None` while they are being
     /// read.
-    fn choose(&mut self, now: Now, room: Room, out: &mut Out<T>) -> Option<Choice> {
+    pub(super) fn choose(&mut self, now: Now, room: Room, is_pop: bool, out: &mut Out<T>) -> Option<Choice> {
         while let Some(first) = self.ledger.pieces().first_free() {
             let fetched = match &self.again {
                 Again::Read(from, fetched) if *from <= first => fetched,
@@ -363,17 +456,16 @@ impl<T: Asker> Keeper<T> {
                 }
             };
             let mut choice = Choice::default();
-            let (mut gone, expired) = choice.take_again(now, &self.ledger, fetched, room);
-            let is_useless = gone.is_empty() && expired.is_empty() && choice.is_empty();
+            let (mut gone, kept) = choice.take_again(now, &self.ledger, fetched, room);
+            let is_useless = gone.is_empty() && kept.is_empty() && choice.is_empty();
             if is_useless && (fetched.is_rewound || fetched.at_end) {
                 // Nothing is stored from the first free message on.
                 let lost = self.ledger.pieces().free().next();
                 gone.extend(lost.map(|(offsets, _)| offsets));
             }
             let is_stuck = is_useless && fetched.next <= first;
-            for offsets in expired {
-                // The store drops them when it is certain of the time.
-                self.ledger.postpone(offsets, now.mono + EXPIRED_AGAIN);
+            for Kept { offsets, until, is_over } in kept {
+                self.ledger.postpone(offsets, until, is_over);
             }
             if !gone.is_empty() {
                 self.apply(now, Record::Gone { offsets: gone }, &mut out.counters);
@@ -391,12 +483,15 @@ impl<T: Asker> Keeper<T> {
         }
         self.again = Again::No;
         let mut choice = Choice::default();
-        if self.is_full() {
+        // A pop leaves nothing unsettled.
+        if self.is_full() && !is_pop {
             return Some(choice);
         }
         let delays_max = PIECES_MAX.saturating_sub(self.ledger.pieces().len());
-        for delay in self.ahead.choose(now, self.ledger.next(), room, delays_max, &mut choice) {
-            self.apply(now, delay, &mut out.counters);
+        let next = self.ledger.next();
+        let pieces = self.ahead.choose(now, next, room, delays_max, &mut choice);
+        if !pieces.is_empty() {
+            self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
         }
         if !choice.is_empty() || self.ahead.is_exhausted() {
             return Some(choice);
@@ -420,7 +515,7 @@ impl<T: Asker> Keeper<T> {
         }
     }
 
-    fn read_ahead(&mut self, out: &mut Out<T>) {
+    pub(super) fn read_ahead(&mut self, out: &mut Out<T>) {
         if self.is_wanted()
             && let Some((from, wait, bytes_max)) = self.ahead.begin()
         {
@@ -454,6 +549,7 @@ impl<T: Asker> Keeper<T> {
         }
         match (purpose, result) {
             (Purpose::Recall, result) => self.handle_recalled(now, result, out),
+            (Purpose::Move, result) => self.handle_move_read(now, result, out),
             (Purpose::Ahead, Ok(_)) if !self.is_wanted() => self.ahead = Ahead::new(self.ledger.next()),
             (Purpose::Ahead, Ok(fetched)) => self.ahead.handle(fetched, self.ledger.next()),
             (Purpose::Again, Ok(fetched)) => {
@@ -467,16 +563,15 @@ impl<T: Asker> Keeper<T> {
                 } else {
                     self.again = Again::No;
                 }
-                for ask in self.asks.drain(..) {
-                    out.completions
-                        .push_back(Completion::Claimed { token: ask.token, result: Err(fault.clone()) });
-                }
+                self.fail_asks(&fault, out);
             }
             (Purpose::Oldest, result) => {
                 self.oldest.is_asked = false;
                 let first = result.ok().and_then(|fetched| fetched.batches.into_iter().next());
                 self.oldest.stored = first.map(|stored| stored.timestamp);
             }
+            (Purpose::At(offset), result) => self.stats.handle_read(offset, result, out),
+            (Purpose::Find(number), result) => self.handle_found(now, number, result, out),
         }
     }
 
@@ -509,7 +604,7 @@ impl<T: Asker> Keeper<T> {
         }
         *from = fetched.next;
         if fetched.at_end {
-            self.stage = Stage::Ready;
+            (self.stage, self.has_unknown) = (Stage::Ready, true);
             if let Some(former) = self.former.take() {
                 self.ledger.adopt(&former);
             }
@@ -531,6 +626,7 @@ impl<T: Asker> Keeper<T> {
                 Request::Watch { token, .. } => Completion::Watched { token, result: Err(fault.clone()) },
                 Request::Settle { token, .. } => Completion::Settled { token, result: Err(fault.clone()) },
                 Request::Fetch { token, .. } => Completion::Fetched { token, result: Err(fault.clone()) },
+                Request::Manage { token, .. } => Completion::Managed { token, result: Err(fault.clone()) },
                 _ => continue,
             };
             out.completions.push_back(completion);
@@ -559,22 +655,28 @@ impl<T: Asker> Keeper<T> {
         self.former.get_or_insert_with(|| Box::new(dropped));
         self.oldest.is_asked = false;
         self.stage = RECALL;
+        self.moves.reset();
         self.cancel_ahead(out);
         (self.again, self.ahead) = (Again::No, Ahead::new(Offset::ZERO));
-        for ask in self.asks.drain(..) {
-            out.completions.push_back(Completion::Claimed { token: ask.token, result: Err(fault.clone()) });
-        }
+        self.fail_asks(fault, out);
+        self.stats.fail(fault, out);
+        self.finds.fail(fault, out);
         for watcher in self.line.take() {
             out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
         }
     }
 
+    fn fail_asks(&mut self, fault: &StoreFault, out: &mut Out<T>) {
+        let asks = self.asks.drain(..);
+        out.completions.extend(asks.map(|ask| ask.by.without(Err(fault.clone()))));
+    }
+
     /// Completes everything with a fault, because the queue was deleted.
     pub(super) fn close(mut self, fault: &StoreFault, out: &mut Out<T>) {
         self.fail_parked(fault, out);
-        for ask in self.asks.drain(..) {
-            out.completions.push_back(Completion::Claimed { token: ask.token, result: Err(fault.clone()) });
-        }
+        self.fail_asks(fault, out);
+        self.stats.fail(fault, out);
+        self.finds.fail(fault, out);
         for watcher in self.line.take() {
             out.completions
                 .push_back(Completion::Watched { token: watcher.token, result: Err(fault.clone()) });
@@ -584,7 +686,8 @@ impl<T: Asker> Keeper<T> {
 
     /// Returns when the next lease or delay ends.
     pub(super) fn next_timer(&self) -> Option<Millis> {
-        self.ledger.pieces().next_timer()
+        let next_try = self.ledger.first_move().and_then(|_| self.moves.next_try());
+        self.ledger.pieces().next_timer().into_iter().chain(next_try).min()
     }
 
     /// Handles the passing of time.
@@ -596,6 +699,9 @@ impl<T: Asker> Keeper<T> {
         self.ahead.retry();
         if let Stage::Recalling { is_failing, .. } = &mut self.stage {
             *is_failing = false;
+        }
+        if self.is_ready() {
+            self.ledger.end_lives(now);
         }
         let floor = self.ledger.floor();
         if self.is_ready()
@@ -617,7 +723,7 @@ impl<T: Asker> Keeper<T> {
     }
 }
 
-fn fetch<T: Asker>(
+pub(super) fn fetch<T: Asker>(
     id: LedgerId,
     purpose: Purpose,
     partition: PartitionKey,

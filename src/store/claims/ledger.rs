@@ -4,17 +4,18 @@
 //! same records in the same order. That a lease has ended is no record: the time tells. Its messages keep their
 //! lease until they are given out again, so a late settlement still counts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::pieces::{Phase, Piece, Pieces};
-use super::record::{Record, Snapshot, WrittenPhase, WrittenPiece};
+use super::record::{Aim, Given, Move, Passed, Record, Snapshot, WrittenPhase, WrittenPiece};
 use crate::base::claim::{Claimed, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
 use crate::base::hidden::Hidden;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
+use crate::store::stock::{Minute, Portion};
 
 /// The most pieces of a partition. Beyond, nothing new is given out. A piece takes some 100 bytes with its indexes.
 pub const PIECES_MAX: usize = 65_536;
@@ -54,6 +55,18 @@ pub(super) struct Ledger {
     leases: HashMap<LeaseId, Lease>,
     /// The last lease that was made.
     sequence: u64,
+    /// The moves of messages to other queues that are not done, by number.
+    moves: BTreeMap<u64, Moving>,
+}
+
+/// A move that is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Moving {
+    pub of: Move,
+    /// Where it has begun.
+    pub aim: Option<Aim>,
+    /// The number of messages that are left.
+    left: u64,
 }
 
 impl Ledger {
@@ -76,9 +89,8 @@ impl Ledger {
         self.pieces.len() >= PIECES_MAX || self.pieces.given() >= UNSETTLED_MAX
     }
 
-    /// Returns the record that leases `pieces`: ascending ranges, and how often each was given out, this time
-    /// included.
-    pub(super) fn grant(&self, now: Now, terms: &Terms, pieces: Vec<(Range<Offset>, u32)>) -> Record {
+    /// Returns the record that leases `pieces`.
+    pub(super) fn grant(&self, now: Now, terms: &Terms, pieces: Vec<Given>) -> Record {
         Record::Grant {
             lease: LeaseId(self.sequence + 1),
             client: terms.client,
@@ -95,6 +107,23 @@ impl Ledger {
         if let Some(lease) = self.leases.get_mut(&lease) {
             lease.worker = Some(worker);
         }
+    }
+
+    /// Returns the claim of a piece, unless it is not claimed.
+    pub(super) fn claim_of(&self, offsets: Range<Offset>, piece: &Piece) -> Option<Claimed> {
+        let Phase::Held(ends) = piece.phase else { return None };
+        let client = self.leases.get(&piece.lease)?.client;
+        Some(Claimed { offsets, lease: piece.lease, client, ends })
+    }
+
+    /// Returns whether a piece is in a lease of a client, or was in no other since.
+    pub(super) fn is_last(&self, piece: &Piece, client: ClientId, lease: LeaseId) -> bool {
+        piece.lease == lease && self.leases.get(&lease).is_some_and(|lease| lease.client == client)
+    }
+
+    /// Returns whether nothing was ever noted.
+    pub(super) fn is_unused(&self) -> bool {
+        self.next == Offset::ZERO && self.sequence == 0 && self.pieces.len() == 0
     }
 
     /// Returns the records of a settlement, and the messages for which it came too late.
@@ -178,7 +207,7 @@ impl Ledger {
                 let lives_until = ends + Millis::from_secs(*grace_secs);
                 self.sequence = self.sequence.max(lease.0);
                 let mut unsettled = 0;
-                for (offsets, count) in pieces {
+                for Given { offsets, count, expires, bytes } in pieces {
                     let before = self.take(offsets.clone(), |_| true);
                     let before = before.iter().map(|(_, piece)| piece.lives_until).max();
                     let length = offsets.end.since(offsets.start);
@@ -189,11 +218,14 @@ impl Ledger {
                         lease: *lease,
                         phase: Phase::Held(ends),
                         lives_until: before.map_or(lives_until, |before| before.max(lives_until)),
+                        expires: *expires,
+                        bytes: *bytes,
+                        is_over: false,
                     };
                     self.pieces.insert(offsets.start, piece);
                     self.next = self.next.max(offsets.end);
                 }
-                let offsets = pieces.iter().map(|(offsets, _)| offsets.clone());
+                let offsets = pieces.iter().map(|piece| piece.offsets.clone());
                 // The number of a lease occurs once, unless the notes are forged.
                 let before = self.leases.remove(lease);
                 unsettled += before.as_ref().map_or(0, |before| before.unsettled);
@@ -204,16 +236,20 @@ impl Ledger {
                     self.leases.insert(*lease, of);
                 }
             }
-            Record::Delay { offsets, visible, delay_secs, next } => {
+            Record::Pass { at, next, pieces } => {
                 self.free_missing(*next);
-                self.next = self.next.max(offsets.end);
-                self.take(offsets.clone(), |_| true);
-                let length = u32::try_from(offsets.end.since(offsets.start)).unwrap_or(u32::MAX);
-                let (count, lease, lives_until) = (0, LeaseId(0), Millis::ZERO);
-                // Over a restart, the wall clock may have been set back.
-                let latest = now.mono + Millis::from_secs(*delay_secs);
-                let phase = Phase::Later(mono_of(now, *visible).min(latest));
-                self.pieces.insert(offsets.start, Piece { length, count, lease, phase, lives_until });
+                for Passed { offsets, wait, expires, bytes } in pieces {
+                    self.next = self.next.max(offsets.end);
+                    self.take(offsets.clone(), |_| true);
+                    let length = u32::try_from(offsets.end.since(offsets.start)).unwrap_or(u32::MAX);
+                    // Over a restart, the wall clock may have been set back.
+                    let phase = match *wait {
+                        Millis::ZERO => Phase::Free,
+                        wait => Phase::Later(mono_of(now, *at + wait).min(now.mono + wait)),
+                    };
+                    let piece = Piece { phase, expires: *expires, bytes: *bytes, ..new_piece(length) };
+                    self.pieces.insert(offsets.start, piece);
+                }
             }
             Record::Settle { lease, at, what, offsets } => {
                 for range in offsets {
@@ -225,6 +261,44 @@ impl Ledger {
                     self.take(range.clone(), |_| true);
                 }
             }
+            Record::Delete { next, offsets } => {
+                self.free_missing(*next);
+                for range in offsets {
+                    self.take(range.clone(), |_| true);
+                    self.next = self.next.max(range.end);
+                }
+            }
+            Record::Purge { through } => {
+                self.take(Offset::ZERO..*through, |_| true);
+                self.next = self.next.max(*through);
+            }
+            Record::Move { number, of, offsets } => {
+                let taken: Vec<_> =
+                    offsets.iter().flat_map(|range| self.take(range.clone(), |_| true)).collect();
+                if !taken.is_empty() {
+                    let new = || Moving { of: of.clone(), aim: None, left: 0 };
+                    let moving = self.moves.entry(*number).or_insert_with(new);
+                    for (first, piece) in taken {
+                        moving.left += u64::from(piece.length);
+                        let (lease, phase) = (LeaseId(0), Phase::Moving(*number));
+                        self.pieces.insert(first, Piece { lease, phase, is_over: false, ..piece });
+                    }
+                }
+            }
+            Record::Aim { number, aim } => {
+                if let Some(moving) = self.moves.get_mut(number) {
+                    moving.aim = Some(aim.clone());
+                }
+            }
+            Record::Stay { offsets } => {
+                for range in offsets {
+                    for (first, piece) in
+                        self.take(range.clone(), |piece| matches!(piece.phase, Phase::Moving(_)))
+                    {
+                        self.pieces.insert(first, Piece { phase: Phase::Free, ..piece });
+                    }
+                }
+            }
             Record::Snapshot(snapshot) => *self = Self::restore(now, snapshot),
         }
     }
@@ -234,8 +308,7 @@ impl Ledger {
     fn free_missing(&mut self, next: Offset) {
         while self.next < next {
             let length = u32::try_from(next.since(self.next)).unwrap_or(u32::MAX);
-            let (count, lease, phase, lives_until) = (0, LeaseId(0), Phase::Free, Millis::ZERO);
-            self.pieces.insert(self.next, Piece { length, count, lease, phase, lives_until });
+            self.pieces.insert(self.next, new_piece(length));
             self.next += u64::from(length);
         }
     }
@@ -260,7 +333,7 @@ impl Ledger {
                     let ends =
                         mono_of(now, at + Millis::from_secs(ttl)).min(now.mono + Millis::from_secs(ttl));
                     let lives_until = piece.lives_until.max(ends + Millis::from_secs(grace_secs));
-                    Piece { phase: Phase::Held(ends), lives_until, ..piece }
+                    Piece { phase: Phase::Held(ends), lives_until, is_over: false, ..piece }
                 }
                 Settle::Return => Piece { phase: Phase::Free, count: piece.count.saturating_sub(1), ..piece },
                 Settle::Ack | Settle::Reject => piece,
@@ -273,6 +346,9 @@ impl Ledger {
     fn take(&mut self, range: Range<Offset>, is_meant: impl Fn(&Piece) -> bool) -> Vec<(Offset, Piece)> {
         let taken = self.pieces.take(range, is_meant);
         for (_, piece) in &taken {
+            if let Phase::Moving(number) = piece.phase {
+                self.count_moved(number, piece.length.into());
+            }
             let Some(lease) = self.leases.get_mut(&piece.lease) else { continue };
             lease.unsettled = lease.unsettled.saturating_sub(u64::from(piece.length));
             if lease.unsettled == 0 {
@@ -280,6 +356,47 @@ impl Ledger {
             }
         }
         taken
+    }
+
+    /// Counts messages that are no longer being moved.
+    fn count_moved(&mut self, number: u64, messages: u64) {
+        if let Some(moving) = self.moves.get_mut(&number) {
+            moving.left = moving.left.saturating_sub(messages);
+            if moving.left == 0 {
+                self.moves.remove(&number);
+            }
+        }
+    }
+
+    /// Returns the first move that is not done, and its number.
+    pub(super) fn first_move(&self) -> Option<(u64, &Moving)> {
+        self.moves.first_key_value().map(|(number, moving)| (*number, moving))
+    }
+
+    /// Returns the last move that is not done, and its number.
+    pub(super) fn last_move(&self) -> Option<(u64, &Moving)> {
+        self.moves.last_key_value().map(|(number, moving)| (*number, moving))
+    }
+
+    /// Returns a move that is not done.
+    pub(super) fn moving(&self, number: u64) -> Option<&Moving> {
+        self.moves.get(&number)
+    }
+
+    /// Returns the number of messages that are being moved.
+    pub(super) fn moving_messages(&self) -> u64 {
+        self.moves.values().map(|moving| moving.left).sum()
+    }
+
+    /// Returns the number for another move.
+    pub(super) fn next_move(&self) -> u64 {
+        self.moves.last_key_value().map_or(1, |(last, _)| last + 1)
+    }
+
+    /// Returns the messages of a move that are left, at most `most` of its pieces.
+    pub(super) fn moved_by(&self, number: u64, most: usize) -> Vec<Range<Offset>> {
+        let of_it = self.pieces.all().filter(|(_, piece)| piece.phase == Phase::Moving(number));
+        of_it.map(|(offsets, _)| offsets).take(most).collect()
     }
 
     /// Takes over from the ledger before a recall what no record says: the operations of leases, and their ends by the
@@ -291,15 +408,35 @@ impl Ledger {
         self.pieces.adopt_times(&before.pieces);
     }
 
-    /// Keeps free messages back until a time, because they have expired and still exist.
-    pub(super) fn postpone(&mut self, range: Range<Offset>, until: Millis) {
-        self.pieces.postpone(range, until);
+    /// Keeps free messages back until a time. They do not count if they are over.
+    pub(super) fn postpone(&mut self, range: Range<Offset>, until: Millis, is_over: bool) {
+        self.pieces.postpone(range, until, is_over);
     }
 
     /// Frees what is no longer leased, and what can be given out again. Returns the number of messages whose
     /// leases have ended.
     pub(super) fn expire(&mut self, now: Millis) -> u64 {
         self.pieces.expire(now)
+    }
+
+    /// Stops counting what has expired.
+    pub(super) fn end_lives(&mut self, now: Now) {
+        self.pieces.end_lives(now);
+    }
+
+    /// Returns the pieces of which neither the expiry nor the size is known.
+    pub(super) fn unknown(&self) -> Vec<Range<Offset>> {
+        let unknown = self.pieces.all().filter(|(_, piece)| piece.expires == Minute::UNKNOWN);
+        unknown.map(|(offsets, _)| offsets).collect()
+    }
+
+    /// Notes when messages of such a piece expire, and how large they are.
+    pub(super) fn learn(&mut self, portion: &Portion) {
+        let Portion { expires, bytes, .. } = *portion;
+        let is_unknown = |piece: &Piece| piece.expires == Minute::UNKNOWN;
+        for (first, piece) in self.pieces.take(portion.first..portion.end, is_unknown) {
+            self.pieces.insert(first, Piece { expires, bytes, ..piece });
+        }
     }
 
     /// Returns the first offset at `from` or later that is not settled.
@@ -341,9 +478,12 @@ impl Ledger {
     pub(super) fn pinned(&self, now: Millis, most: usize) -> Vec<Range<Offset>> {
         let mut pinned: Vec<Range<Offset>> = Vec::new();
         let mut gap_max = 0;
-        for (offsets, piece) in self.pieces.all().filter(|(_, piece)| piece.lives_until > now) {
+        let is_moving = |piece: &Piece| matches!(piece.phase, Phase::Moving(_));
+        for (offsets, piece) in
+            self.pieces.all().filter(|(_, piece)| piece.lives_until > now || is_moving(piece))
+        {
             debug_assert!(
-                piece.count > 0 || piece.lease != LeaseId(0),
+                piece.count > 0 || piece.lease != LeaseId(0) || is_moving(piece),
                 "what was never given out has its TTL"
             );
             match pinned.last_mut() {
@@ -369,18 +509,28 @@ impl Ledger {
                 Phase::Free => WrittenPhase::Free,
                 Phase::Held(until) => WrittenPhase::HeldFor(for_ms(until)),
                 Phase::Later(from) => WrittenPhase::FreeIn(for_ms(from)),
+                Phase::Moving(number) => WrittenPhase::Moving(number),
             },
             lives_for: if piece.lives_until == Millis::ZERO { i64::MIN } else { for_ms(piece.lives_until) },
+            expires: piece.expires,
+            bytes: piece.bytes,
         });
         let mut leases: Vec<_> =
             self.leases.iter().map(|(id, lease)| (*id, lease.client, lease.grace_secs)).collect();
         leases.sort_unstable_by_key(|(id, ..)| *id);
-        Snapshot { at: now.unix, next: self.next, sequence: self.sequence, leases, pieces: pieces.collect() }
+        let moves =
+            self.moves.iter().map(|(number, Moving { of, aim, .. })| (*number, of.clone(), aim.clone()));
+        let (at, next, sequence) = (now.unix, self.next, self.sequence);
+        Snapshot { at, next, sequence, leases, pieces: pieces.collect(), moves: moves.collect() }
     }
 
     fn restore(now: Now, snapshot: &Snapshot) -> Self {
-        let Snapshot { at, next, sequence, leases, pieces } = snapshot;
+        let Snapshot { at, next, sequence, leases, pieces, moves } = snapshot;
         let mut ledger = Self { next: *next, sequence: *sequence, ..Self::default() };
+        let moving = |(number, of, aim): &(u64, Move, Option<Aim>)| {
+            (*number, Moving { of: of.clone(), aim: aim.clone(), left: 0 })
+        };
+        ledger.moves = moves.iter().map(moving).collect();
         let passed = now.unix.since(*at).get() as i64;
         let time = |for_ms: i64| match for_ms {
             i64::MIN => Millis::ZERO,
@@ -400,8 +550,19 @@ impl Ledger {
                     WrittenPhase::Free => Phase::Free,
                     WrittenPhase::HeldFor(for_ms) => Phase::Held(time(for_ms)),
                     WrittenPhase::FreeIn(for_ms) => Phase::Later(time(for_ms)),
+                    WrittenPhase::Moving(number) => match ledger.moves.get_mut(&number) {
+                        Some(moving) => {
+                            moving.left += length;
+                            Phase::Moving(number)
+                        }
+                        // Only forged notes have none.
+                        None => Phase::Free,
+                    },
                 },
                 lives_until: time(written.lives_for),
+                expires: written.expires,
+                bytes: written.bytes,
+                is_over: false,
             };
             ledger.pieces.insert(written.offsets.start, piece);
         }
@@ -412,6 +573,7 @@ impl Ledger {
             let offsets = offsets.into();
             ledger.leases.insert(*id, Lease { client, worker, grace_secs, unsettled, offsets });
         }
+        ledger.moves.retain(|_, moving| moving.left > 0);
         ledger
     }
 
@@ -423,7 +585,28 @@ impl Ledger {
             *unsettled.entry(piece.lease).or_default() += range.end.since(range.start);
         }
         let counted = self.leases.iter().map(|(id, lease)| (*id, lease.unsettled)).collect();
-        self.pieces.is_sound() && unsettled == counted
+        let mut left: BTreeMap<u64, u64> = BTreeMap::new();
+        for (range, piece) in self.pieces.all() {
+            if let Phase::Moving(number) = piece.phase {
+                *left.entry(number).or_default() += range.end.since(range.start);
+            }
+        }
+        let moves = self.moves.iter().map(|(number, moving)| (*number, moving.left)).collect();
+        self.pieces.is_sound() && unsettled == counted && left == moves
+    }
+}
+
+/// Returns a piece of messages that were never given out.
+fn new_piece(length: u32) -> Piece {
+    Piece {
+        length,
+        count: 0,
+        lease: LeaseId(0),
+        phase: Phase::Free,
+        lives_until: Millis::ZERO,
+        expires: Minute::UNKNOWN,
+        bytes: 0,
+        is_over: false,
     }
 }
 

@@ -14,6 +14,13 @@
 //! | `notes` | the records on their way to the store, the answers that wait for them, snapshots |
 //! | `ahead` | messages that are read ahead, and the choice of those that a claim gets |
 //! | `line` | the workers that wait for messages |
+//! | `counting`, `stats` | what a partition holds, and the requests for it |
+//! | `finding`, `finds` | messages that are looked for by their offsets, and the requests for them |
+//! | `deletion` | deletes messages by their offsets, the oldest ones, and all |
+//! | `limits` | what limited queues hold, and what is dropped beyond a limit |
+//! | `moves` | moves messages to other queues: dead letters, and back |
+//! | `moving` | the move that a ledger has under way |
+//! | `letter` | the headers of moved messages |
 //! | `out` | where a keeper sends what it has decided |
 //! | `inner` | the tokens of requests to the store below |
 //!
@@ -22,18 +29,28 @@
 //! with what others do.
 
 mod ahead;
+mod counting;
+mod deletion;
+mod finding;
+mod finds;
 mod inner;
 mod keeper;
 mod ledger;
+mod letter;
+mod limits;
 mod line;
+mod moves;
+mod moving;
 mod notes;
 mod out;
 mod pieces;
 mod record;
+mod stats;
 #[cfg(test)]
 mod tests;
 
 pub use ahead::AHEAD_BYTES;
+pub use deletion::TOO_SCATTERED;
 pub use inner::{AppendBy, FetchBy, Inner, LedgerId};
 pub use ledger::{PIECES_MAX, UNSETTLED_MAX};
 
@@ -43,8 +60,11 @@ use std::sync::Arc;
 
 use self::keeper::Keeper;
 use self::ledger::Ledger;
+use self::limits::Limits;
 use self::out::Out;
 use self::record::Record;
+use self::stats::stats_of;
+use super::errand::{Done, Errand, ErrandId};
 use super::{
     Asker, ClaimCounters, Completion, Life, Placement, QueueSummary, Request, StateKeeping, Store,
     StoreCounters, StoreEvent, Tail,
@@ -55,6 +75,7 @@ use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::hidden::Hidden;
+use crate::base::manage::{Manage, Managed};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId, QueueInfo};
@@ -81,6 +102,9 @@ pub struct Ledgers<S, T: Asker> {
     dirty: Vec<PartitionKey>,
     /// What the ledgers have decided, until it is passed on.
     out: Out<T>,
+    limits: Limits,
+    /// What is released once no shard has doubts. `None` if nothing is held any more.
+    held: Option<HashMap<PartitionKey, Offset>>,
     tick_due: Millis,
     /// When the store below wants to be called.
     inner_due: Millis,
@@ -94,6 +118,8 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             keepers: HashMap::new(),
             dirty: Vec::new(),
             out: Out::new(S::STATE == StateKeeping::Durable),
+            limits: Limits::default(),
+            held: None,
             tick_due: Millis::ZERO,
             inner_due: Millis::ZERO,
         }
@@ -145,10 +171,30 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                     let result = Ok(Vec::new());
                     return self.out.completions.push_back(Completion::Settled { token, result });
                 }
+                Request::Manage { token, what: Manage::Stats, .. } => {
+                    let holding = self.inner.holding(partition, Offset::ZERO, now.unix).unwrap_or_default();
+                    let result = Ok(Managed::Stats(stats_of(&holding)));
+                    return self.out.completions.push_back(Completion::Managed { token, result });
+                }
                 _ => self.add_keeper(partition, false),
             }
         }
-        self.with_keeper(partition, |keeper, out| keeper.handle(now, request, out));
+        match request {
+            Request::Manage { token, what, .. } if self.is_ready(partition) => {
+                self.with_keeper(partition, |_, _| ());
+                let Self { keepers, inner, out, .. } = self;
+                let Some(keeper) = keepers.get_mut(&partition) else { return };
+                keeper.manage(now, token, what, inner, out);
+            }
+            request => {
+                self.with_keeper(partition, |keeper, out| keeper.handle(now, request, out));
+            }
+        }
+    }
+
+    /// Returns whether the ledger of a partition is known.
+    fn is_ready(&self, partition: PartitionKey) -> bool {
+        self.keepers.get(&partition).is_some_and(Keeper::is_ready)
     }
 
     /// Works on the keepers with something to do, and submits what they ask for.
@@ -161,11 +207,28 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 debug_assert!(result.is_ok(), "the ledgers take every request");
             }
             if let Some(keeper) = self.keepers.get_mut(&partition) {
+                for unknown in keeper.take_unknown() {
+                    let mut portions = Vec::new();
+                    self.inner.each_portion(partition, unknown, &mut |portion| portions.push(portion));
+                    portions.iter().for_each(|portion| keeper.learn(portion));
+                }
+                for token in keeper.stats.take_again() {
+                    keeper.tell_stats(now, token, true, &mut self.inner, &mut self.out);
+                }
                 keeper.work(now, &mut self.out);
+                if self.limits.is_any() {
+                    self.count_limited(now, partition);
+                }
             }
         }
         for (partition, below) in self.out.releases.drain(..) {
-            self.inner.release(partition, below);
+            match &mut self.held {
+                Some(held) => {
+                    let held = held.entry(partition).or_default();
+                    *held = below.max(*held);
+                }
+                None => self.inner.release(partition, below),
+            }
         }
         while let Some(request) = self.out.requests.pop_front() {
             if let Err(request) = self.inner.submit(now, request) {
@@ -182,14 +245,22 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             Completion::Appended { token: AppendBy::Client(token), result } => {
                 Completion::Appended { token, result }
             }
+            Completion::Appended { token: AppendBy::Limited(token, partition), result } => {
+                if result.is_ok() {
+                    self.handle_limited(now, partition);
+                }
+                Completion::Appended { token, result }
+            }
             Completion::Appended { token: AppendBy::Note(id, sequence), result } => {
                 self.with_ledger(id, |keeper, out| keeper.handle_noted(sequence, result, out));
                 return None;
             }
             Completion::Fetched { token: FetchBy::Client(token, partition, view), result } => {
                 let result = match self.keepers.get(&partition) {
-                    Some(keeper) => result.map(|fetched| shown(keeper, fetched, view)),
-                    None => result,
+                    Some(keeper) if view != View::Stored => {
+                        result.map(|fetched| shown(keeper, fetched, view))
+                    }
+                    _ => result,
                 };
                 Completion::Fetched { token, result }
             }
@@ -205,6 +276,8 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             Completion::Deleted { token, result } => Completion::Deleted { token, result },
             Completion::Claimed { token, .. } | Completion::Watched { token, .. } => match token {},
             Completion::Settled { token, .. } => match token {},
+            Completion::Managed { token, .. } => match token {},
+            Completion::Altered { token, result } => Completion::Altered { token, result },
         })
     }
 
@@ -256,11 +329,14 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         let request = match request {
             Request::Append { token, stream, partition, batch } => {
-                Request::Append { token: AppendBy::Client(token), stream, partition, batch }
+                let token = self.append_by(token, partition);
+                Request::Append { token, stream, partition, batch }
             }
             Request::Fetch { token, partition, mut from, bytes_max, exclude, view, wait } => {
                 self.learn();
                 match self.keepers.get(&partition) {
+                    // What is stored does not depend on the ledger.
+                    Some(_) if view == View::Stored => {}
                     Some(keeper) if !keeper.is_ready() => {
                         let request =
                             Request::Fetch { token, partition, from, bytes_max, exclude, view, wait };
@@ -288,9 +364,13 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
                 Request::Resolve { token, partition, position }
             }
             Request::Delete { token, name } => Request::Delete { token, name },
+            Request::Alter { token, name, attributes, partitions } => {
+                Request::Alter { token, name, attributes, partitions }
+            }
             Request::Claim { partition, .. }
             | Request::Watch { partition, .. }
             | Request::Settle { partition, .. }
+            | Request::Manage { partition, .. }
             | Request::Leave { partition, .. } => {
                 if S::STATE == StateKeeping::None {
                     self.out.completions.extend(request.without_claims().ok().flatten());
@@ -345,6 +425,10 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
             self.with_keeper(partition, |keeper, out| keeper.renew_snapshot(now, out));
         }
         self.work(now);
+        if is_due {
+            self.keepers.retain(|_, keeper| !keeper.is_unused());
+            self.look_at_limits(now);
+        }
         if self.inner_due <= now.mono {
             // What has expired goes now, so what is leased is kept just before.
             self.pin(now);
@@ -354,23 +438,54 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         let due = match timer {
             // Timers that begin before the next tick may end before this one.
             Some(timer) => Some(timer.min(now.mono + TIMERS)),
-            None => (!self.keepers.is_empty()).then_some(self.tick_due),
+            None => (!self.keepers.is_empty() || self.limits.is_any()).then_some(self.tick_due),
         };
         Some(due.map_or(self.inner_due, |due| due.min(self.inner_due)))
     }
 
     fn needs_ticks(&self) -> bool {
-        !self.keepers.is_empty() || self.inner.needs_ticks()
+        !self.keepers.is_empty() || self.limits.is_any() || self.inner.needs_ticks()
     }
 
     fn poll_event(&mut self) -> Option<StoreEvent> {
         self.inner.poll_event()
     }
 
+    fn hold_releases(&mut self) {
+        if S::STATE == StateKeeping::Durable {
+            self.held.get_or_insert_default();
+        }
+    }
+
+    fn has_doubts(&mut self) -> bool {
+        self.learn();
+        self.keepers.values().any(Keeper::has_doubt)
+    }
+
+    fn handle_certain(&mut self) {
+        for (partition, below) in self.held.take().unwrap_or_default() {
+            self.inner.release(partition, below);
+        }
+    }
+
+    fn poll_errand(&mut self) -> Option<Errand> {
+        self.out.errands.pop_front()
+    }
+
+    fn handle_done(&mut self, now: Now, id: ErrandId, done: Done) {
+        if let Some(ledger) = self.out.waiting.remove(&id) {
+            self.with_ledger(ledger, |keeper, out| keeper.handle_done(now, id, done, out));
+        }
+    }
+
     fn forget(&mut self, queue: QueueId, incarnation: u64) {
         self.inner.forget(queue, incarnation);
         let gone: Vec<PartitionKey> = self.keepers.keys().filter(|key| key.queue == queue).copied().collect();
         gone.into_iter().for_each(|partition| self.close(partition));
+        if let Some(held) = &mut self.held {
+            held.retain(|partition, _| partition.queue != queue);
+        }
+        self.limits.forget(queue);
     }
 
     fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
@@ -400,10 +515,13 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {
         self.inner.count_for(tenants);
+        self.limits.watch(tenants);
+        self.out.tenants = Some(tenants.clone());
     }
 
     fn counters(&self) -> StoreCounters {
-        self.inner.counters()
+        let counters = self.inner.counters();
+        StoreCounters { dropped: counters.dropped + self.limits.dropped(), ..counters }
     }
 
     fn claims(&self) -> ClaimCounters {
@@ -438,9 +556,12 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
 /// Returns a request that the store below has not taken, as its client made it.
 fn outer<T: Asker>(request: Request<Inner<T>>) -> Request<T> {
     match request {
-        Request::Append { token: AppendBy::Client(token), stream, partition, batch } => {
-            Request::Append { token, stream, partition, batch }
-        }
+        Request::Append {
+            token: AppendBy::Client(token) | AppendBy::Limited(token, _),
+            stream,
+            partition,
+            batch,
+        } => Request::Append { token, stream, partition, batch },
         Request::Fetch {
             token: FetchBy::Client(token, ..),
             partition,
@@ -456,6 +577,9 @@ fn outer<T: Asker>(request: Request<Inner<T>>) -> Request<T> {
         Request::Open { token, queue, name, create } => Request::Open { token, queue, name, create },
         Request::Resolve { token, partition, position } => Request::Resolve { token, partition, position },
         Request::Delete { token, name } => Request::Delete { token, name },
+        Request::Alter { token, name, attributes, partitions } => {
+            Request::Alter { token, name, attributes, partitions }
+        }
         _ => unreachable!("a client's request comes back as it went"),
     }
 }

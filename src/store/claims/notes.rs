@@ -10,6 +10,7 @@ use super::record::{Record, Snapshot};
 use crate::base::batch::BatchBuilder;
 use crate::base::claim::{Grant, LeaseId, Lost, Worker};
 use crate::base::error::StoreFault;
+use crate::base::manage::Managed;
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
 use crate::store::{Asker, Completion, Request, Stream};
@@ -26,6 +27,7 @@ const NOTES: u128 = 1 << 127;
 pub(super) enum Answer<T: Asker> {
     Claimed { token: T::Claim, worker: Worker, grant: Option<Grant> },
     Settled { token: T::Settle, lost: Vec<Lost> },
+    Managed { token: T::Manage, answer: Managed },
 }
 
 impl<T: Asker> Answer<T> {
@@ -35,6 +37,7 @@ impl<T: Asker> Answer<T> {
                 Completion::Claimed { token, result: result.map(|()| grant) }
             }
             Self::Settled { token, lost } => Completion::Settled { token, result: result.map(|()| lost) },
+            Self::Managed { token, answer } => Completion::Managed { token, result: result.map(|()| answer) },
         }
     }
 }
@@ -65,6 +68,8 @@ pub(super) struct Notes<T: Asker> {
     /// The offset of the note with the last snapshot, and of the one with the snapshot before.
     snapshot_at: Option<Offset>,
     snapshot_before: Option<Offset>,
+    /// Whether another snapshot is wanted as soon as the last one is durable, so that earlier notes can go.
+    shrinks: bool,
     /// The offset below which everything is settled for good.
     floor: Offset,
 }
@@ -82,6 +87,7 @@ impl<T: Asker> Notes<T> {
             snapshot_bytes: 0,
             snapshot_at: None,
             snapshot_before: None,
+            shrinks: false,
             floor: Offset::ZERO,
         }
     }
@@ -97,6 +103,21 @@ impl<T: Asker> Notes<T> {
         self.sent.is_empty() && self.note.is_empty() && self.answers.is_empty()
     }
 
+    /// Returns the number of the note that gets the records of this turn.
+    pub(super) fn next(&self) -> u64 {
+        self.sequence + 1
+    }
+
+    /// Returns whether the note with this number, and all before it, are as durable as they get.
+    pub(super) fn is_stored(&self, sequence: u64) -> bool {
+        self.note.is_empty() && self.sent.iter().all(|sent| sent.sequence > sequence)
+    }
+
+    /// Returns whether records wait to be sent.
+    pub(super) fn has_records(&self) -> bool {
+        !self.note.is_empty()
+    }
+
     /// Adds a record to the note of this turn.
     pub(super) fn add(&mut self, record: &Record) {
         let before = self.note.len();
@@ -107,6 +128,12 @@ impl<T: Asker> Notes<T> {
     /// Adds an answer that waits for the note of this turn.
     pub(super) fn answer(&mut self, answer: Answer<T>) {
         self.answers.push(answer);
+    }
+
+    /// Lets all notes before the next one go as soon as two snapshots are durable.
+    pub(super) fn shrink(&mut self) {
+        self.since_snapshot = usize::MAX / 2;
+        self.shrinks = true;
     }
 
     /// Returns whether so much was noted since the last snapshot that another one pays.
@@ -178,6 +205,9 @@ impl<T: Asker> Notes<T> {
             && let Some(at) = stored.map(|range| range.start)
         {
             self.handle_snapshot(at, out);
+            if std::mem::take(&mut self.shrinks) {
+                self.since_snapshot = usize::MAX / 2;
+            }
         }
         Ok(())
     }

@@ -1,10 +1,13 @@
 //! Where a keeper sends what it has decided.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-use super::inner::Inner;
+use super::inner::{Inner, LedgerId};
+use crate::access::Tenants;
 use crate::base::queue::PartitionKey;
 use crate::base::units::Offset;
+use crate::store::errand::{Errand, ErrandId};
 use crate::store::{Asker, ClaimCounters, Completion, Request};
 
 /// Where a keeper sends what it has decided.
@@ -21,6 +24,12 @@ pub(super) struct Out<T: Asker> {
     pub is_crowded: bool,
     /// Whether the state is kept by notes.
     pub is_durable: bool,
+    /// What the shard is asked to do, the ledgers that wait for it, and the last number of an errand.
+    pub errands: VecDeque<Errand>,
+    pub waiting: HashMap<ErrandId, LedgerId>,
+    pub last_errand: u32,
+    /// The tenants of the server, who know the policies of queues.
+    pub tenants: Option<Arc<Tenants>>,
 }
 
 impl<T: Asker> Out<T> {
@@ -33,6 +42,10 @@ impl<T: Asker> Out<T> {
             numbers: 0,
             is_crowded: false,
             is_durable,
+            errands: VecDeque::new(),
+            waiting: HashMap::new(),
+            last_errand: 0,
+            tenants: None,
         }
     }
 }

@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::{Bound, Range};
 
 use crate::base::claim::LeaseId;
+use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::units::Offset;
+use crate::store::stock::{Minute, part_of};
 
 /// Timers that have no effect are dropped once there are more timers than the first number, and more for each piece than
 /// the second.
@@ -25,6 +27,8 @@ pub(super) enum Phase {
     Later(Millis),
     /// It can be given out.
     Free,
+    /// The move with this number takes it to another queue. It is not given out any more.
+    Moving(u64),
 }
 
 /// A stretch of messages. All times are by the monotonic clock.
@@ -40,12 +44,38 @@ pub(super) struct Piece {
     pub phase: Phase,
     /// Until when they live whatever their TTL says; 0 if they were never given out.
     pub lives_until: Millis,
+    /// When their TTL is over.
+    pub expires: Minute,
+    /// Their size in stored form, in bytes.
+    pub bytes: u64,
+    /// Whether they have expired, as far as is known. Then they do not count, although they may still be stored.
+    pub is_over: bool,
+}
+
+/// Counts of messages that have not expired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Messages that can be given out.
+    pub free: u64,
+    /// Messages that are leased.
+    pub held: u64,
+    /// Messages that can be given out later.
+    pub later: u64,
+    /// The size of all of these, in bytes.
+    pub bytes: u64,
 }
 
 impl Piece {
     /// Returns the offset behind the last message of the piece at `first`.
     fn end(&self, first: Offset) -> Offset {
         first.saturating_add(u64::from(self.length))
+    }
+
+    /// Returns the part from one position in the piece to another. Its messages have the mean size of all.
+    fn part(&self, from: u64, to: u64) -> Self {
+        let below = |count| part_of(self.bytes, count, self.length.into());
+        let length = u32::try_from(to - from).unwrap_or(u32::MAX);
+        Self { length, bytes: below(to) - below(from), ..*self }
     }
 }
 
@@ -55,11 +85,16 @@ pub(super) struct Pieces {
     of: BTreeMap<Offset, Piece>,
     /// The pieces that are free.
     free: BTreeSet<Offset>,
+    /// The free pieces that were given out before, by how often.
+    worn: BTreeSet<(u32, Offset)>,
     /// The other pieces, by the time at which they become free. Entries of pieces that have changed since are left, and
     /// have no effect.
     timers: BinaryHeap<Reverse<(Millis, Offset)>>,
-    /// The number of messages that are held, and of those that are free.
-    held: u64,
+    /// The pieces that are not held, by the minute in which they may have expired. Entries may have no effect, as those of
+    /// the timers.
+    ends: BinaryHeap<Reverse<(Minute, Offset)>>,
+    tally: Tally,
+    /// The number of messages that are free, whether they have expired or not.
     free_messages: u64,
     /// The number of messages that were given out at least once.
     given: u64,
@@ -73,7 +108,27 @@ impl Pieces {
 
     /// Returns the number of leased messages.
     pub(super) fn held(&self) -> u64 {
-        self.held
+        self.tally.held
+    }
+
+    /// Returns the counts of messages that have not expired.
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Returns the offsets of the first and the last message that has not expired.
+    pub(super) fn live_ends(&self) -> Option<(Offset, Offset)> {
+        let first = self.of.iter().find(|(_, piece)| !piece.is_over)?;
+        let (last, piece) = self.of.iter().rev().find(|(_, piece)| !piece.is_over)?;
+        Some((*first.0, piece.end(*last).previous()))
+    }
+
+    /// Returns the pieces that overlap a range, in order, each with all of its offsets.
+    pub(super) fn covering(&self, range: &Range<Offset>) -> impl Iterator<Item = (Range<Offset>, &Piece)> {
+        let before = self.of.range(..range.start).next_back();
+        let before = before.filter(|(first, piece)| piece.end(**first) > range.start);
+        let rest = self.of.range(range.start..range.end.max(range.start));
+        before.into_iter().chain(rest).map(|(first, piece)| (*first..piece.end(*first), piece))
     }
 
     /// Returns the number of messages that can be given out.
@@ -102,6 +157,23 @@ impl Pieces {
             let piece = self.of.get(first)?;
             Some((*first..piece.end(*first), piece))
         })
+    }
+
+    /// Returns whether free pieces were given out before.
+    #[inline]
+    pub(super) fn has_worn(&self) -> bool {
+        !self.worn.is_empty()
+    }
+
+    /// Returns the offsets of the free pieces that were given out at least `count` times and have not expired.
+    pub(super) fn worn(&self, count: u32) -> Vec<Range<Offset>> {
+        let worn = self.worn.range((count, Offset::ZERO)..).filter_map(|(_, first)| {
+            let piece = self.of.get(first).filter(|piece| !piece.is_over)?;
+            Some(*first..piece.end(*first))
+        });
+        let mut offsets: Vec<_> = worn.collect();
+        offsets.sort_unstable_by_key(|range| range.start);
+        offsets
     }
 
     /// Returns when the next piece becomes free, or an earlier time.
@@ -138,10 +210,19 @@ impl Pieces {
         self.count(&piece, true);
         match piece.phase {
             Phase::Held(at) | Phase::Later(at) => self.timers.push(Reverse((at, first))),
-            Phase::Free => drop(self.free.insert(first)),
+            Phase::Free => {
+                self.free.insert(first);
+                if piece.count > 0 {
+                    self.worn.insert((piece.count, first));
+                }
+            }
+            Phase::Moving(_) => {}
+        }
+        if may_end(&piece) {
+            self.ends.push(Reverse((piece.expires, first)));
         }
         self.of.insert(first, piece);
-        if self.timers.len() > TIMERS_MIN.max(TIMERS_MOST * self.of.len()) {
+        if self.timers.len().max(self.ends.len()) > TIMERS_MIN.max(TIMERS_MOST * self.of.len()) {
             self.clean_timers();
         }
     }
@@ -151,9 +232,11 @@ impl Pieces {
     fn clean_timers(&mut self) {
         let timers = self.of.iter().filter_map(|(first, piece)| match piece.phase {
             Phase::Held(at) | Phase::Later(at) => Some(Reverse((at, *first))),
-            Phase::Free => None,
+            Phase::Free | Phase::Moving(_) => None,
         });
         self.timers = timers.collect();
+        let ends = self.of.iter().filter(|(_, piece)| may_end(piece));
+        self.ends = ends.map(|(first, piece)| Reverse((piece.expires, *first))).collect();
     }
 
     fn remove(&mut self, first: Offset) -> Option<Piece> {
@@ -161,6 +244,9 @@ impl Pieces {
         self.count(&piece, false);
         if piece.phase == Phase::Free {
             self.free.remove(&first);
+            if piece.count > 0 {
+                self.worn.remove(&(piece.count, first));
+            }
         }
         Some(piece)
     }
@@ -169,14 +255,22 @@ impl Pieces {
     fn count(&mut self, piece: &Piece, is_added: bool) {
         let length = u64::from(piece.length);
         let add = |to: &mut u64| if is_added { *to += length } else { *to -= length };
-        match piece.phase {
-            Phase::Held(_) => add(&mut self.held),
-            Phase::Free => add(&mut self.free_messages),
-            Phase::Later(_) => {}
+        if piece.phase == Phase::Free {
+            add(&mut self.free_messages);
         }
-        if piece.lease != LeaseId(0) {
+        if piece.lease != LeaseId(0) || matches!(piece.phase, Phase::Moving(_)) {
             add(&mut self.given);
         }
+        if piece.is_over {
+            return;
+        }
+        match piece.phase {
+            Phase::Held(_) => add(&mut self.tally.held),
+            Phase::Free => add(&mut self.tally.free),
+            Phase::Later(_) | Phase::Moving(_) => add(&mut self.tally.later),
+        }
+        let bytes = &mut self.tally.bytes;
+        *bytes = if is_added { *bytes + piece.bytes } else { *bytes - piece.bytes };
     }
 
     /// Takes the messages of a range out of the pieces for which `is_meant` returns true. Returns what was taken,
@@ -195,19 +289,18 @@ impl Pieces {
     fn cut(&mut self, part: Range<Offset>) -> Option<(Offset, Piece)> {
         let (first, begin) = self.of.range_mut(..=part.start).next_back()?;
         let (first, piece) = (*first, *begin);
-        let end = piece.end(first);
-        let with_length = |length: u64| Piece { length: u32::try_from(length).unwrap_or(u32::MAX), ..piece };
-        if part.start == first {
+        let (from, to, end) = (part.start.since(first), part.end.since(first), piece.length.into());
+        if from == 0 {
             self.remove(first);
         } else {
             // The beginning keeps its place in the indexes.
-            *begin = with_length(part.start.since(first));
-            self.count(&with_length(end.since(part.start)), false);
+            *begin = piece.part(0, from);
+            self.count(&piece.part(from, end), false);
         }
-        if part.end < end {
-            self.insert(part.end, with_length(end.since(part.end)));
+        if to < end {
+            self.insert(part.end, piece.part(to, end));
         }
-        Some((part.start, with_length(part.end.since(part.start))))
+        Some((part.start, piece.part(from, to)))
     }
 
     /// Frees the pieces whose time has come. Returns how many messages were leased.
@@ -231,16 +324,39 @@ impl Pieces {
         leased
     }
 
-    /// Keeps free messages of a range back until a time.
-    pub(super) fn postpone(&mut self, range: Range<Offset>, until: Millis) {
+    /// Stops counting the messages that are not held and have expired.
+    pub(super) fn end_lives(&mut self, now: Now) {
+        while let Some(Reverse((minute, first))) =
+            self.ends.peek().copied().filter(|Reverse((minute, _))| minute.has_begun(now.unix))
+        {
+            self.ends.pop();
+            let Some(piece) = self.of.get(&first).copied() else { continue };
+            let until = now.unix + piece.lives_until.saturating_sub(now.mono);
+            if !may_end(&piece) || !piece.expires.has_begun(now.unix) {
+                continue;
+            }
+            if until > now.unix {
+                self.ends.push(Reverse((Minute::from(until).max(Minute(minute.0 + 1)), first)));
+                continue;
+            }
+            self.count(&piece, false);
+            let piece = Piece { is_over: true, ..piece };
+            self.count(&piece, true);
+            self.of.insert(first, piece);
+        }
+    }
+
+    /// Keeps free messages of a range back until a time. They do not count if they are over.
+    pub(super) fn postpone(&mut self, range: Range<Offset>, until: Millis, is_over: bool) {
         for (first, piece) in self.take(range, |piece| piece.phase == Phase::Free) {
-            self.insert(first, Piece { phase: Phase::Later(until), ..piece });
+            let is_over = is_over || piece.is_over;
+            self.insert(first, Piece { phase: Phase::Later(until), is_over, ..piece });
         }
     }
 
     /// Takes over the times at which leases end, and delays, from other pieces of the same messages and leases.
     pub(super) fn adopt_times(&mut self, of: &Self) {
-        for (range, other) in of.all() {
+        for (range, other) in of.all().filter(|(_, other)| !matches!(other.phase, Phase::Moving(_))) {
             let is_same = |piece: &Piece| {
                 let is_phase = std::mem::discriminant(&piece.phase) == std::mem::discriminant(&other.phase);
                 piece.lease == other.lease && is_phase
@@ -258,11 +374,19 @@ impl Pieces {
         for (range, piece) in self.all() {
             other.insert(range.start, *piece);
         }
-        let counts = |pieces: &Self| (pieces.held, pieces.free_messages, pieces.given);
+        let counts = |pieces: &Self| (pieces.tally, pieces.free_messages, pieces.given);
         let timers: BTreeSet<_> = self.timers.iter().collect();
         other.free == self.free
+            && other.worn == self.worn
             && counts(&other) == counts(self)
             && other.timers.iter().all(|timer| timers.contains(timer))
             && self.timers.len() <= TIMERS_MIN.max(TIMERS_MOST * self.of.len()) + 1
     }
+}
+
+/// Returns whether a piece stops counting when its TTL is over.
+fn may_end(piece: &Piece) -> bool {
+    !matches!(piece.phase, Phase::Held(_) | Phase::Moving(_))
+        && !piece.is_over
+        && piece.expires != Minute::UNKNOWN
 }

@@ -8,11 +8,12 @@ use super::header::{HEADER, Header};
 use super::layout::Layout;
 use super::native::Message;
 use super::topics::TopicInfo;
-use crate::base::batch::{BatchBuilder, StoredBatch};
+use crate::base::batch::{BatchBuilder, Record, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::{Offset, Partition};
+use crate::pb::headers::{HeaderRef, put_header};
 use crate::store::window::Window;
 
 /// The size at which a batch is closed, in bytes.
@@ -88,11 +89,20 @@ impl Batches {
         if offset < self.open.as_ref().map_or(window.end(), |open| open.next_offset) {
             return false;
         }
-        if message.key().len() + message.payload().len() > self.topic.served_bytes {
-            self.pass_over(message, window);
+        let mut header = Header::default();
+        let mut headers = Vec::new();
+        message.each_header(|name, value| {
+            if name == HEADER {
+                header = value.map_or(header, Header::decode);
+            } else {
+                put_header(HeaderRef { name: &name.to_string_lossy(), value }, &mut headers);
+            }
+        });
+        let record = Record { key: message.key(), headers: &headers, payload: message.payload() };
+        if record.bytes() > self.topic.served_bytes {
+            self.pass_over(message, record.bytes(), window);
             return true;
         }
-        let header = message.header(HEADER).map(Header::decode).unwrap_or_default();
         let ttl_secs = header.ttl_secs.unwrap_or(self.topic.default_ttl_secs);
         let client = header.client.unwrap_or(self.reads.nobody);
         if self.times.follow(now.unix) {
@@ -113,37 +123,28 @@ impl Batches {
             }
             return true;
         }
-        let key = message.key();
         let belongs = |open: &Open| {
             open.next_offset == offset
                 && open.timestamp == timestamp
                 && open.client == client
                 && open.builder.ttl_secs() == ttl_secs
-                && open.builder.has_keys() != key.is_empty()
+                && open.builder.shape() == record.shape()
                 && open.builder.stored_bytes() < BATCH_BYTES
         };
         if !self.open.as_ref().is_some_and(belongs) {
             self.close(window);
         }
         let open = self.open.get_or_insert_with(|| {
-            let builder = if key.is_empty() {
-                BatchBuilder::new(client, ttl_secs, 0)
-            } else {
-                BatchBuilder::with_keys(client, ttl_secs, 0)
-            };
+            let builder = BatchBuilder::new(client, ttl_secs, 0).with_shape(record.shape());
             Open { client, base_offset: offset, next_offset: offset, timestamp, builder }
         });
-        if key.is_empty() {
-            open.builder.push(message.payload());
-        } else {
-            open.builder.push_keyed(key, message.payload());
-        }
+        open.builder.push_record(record);
         open.next_offset = offset + 1;
         true
     }
 
     /// Skips a record that is too large to serve: counts it, and logs the first in each partition.
-    fn pass_over(&mut self, message: &Message<'_>, window: &mut Window) {
+    fn pass_over(&mut self, message: &Message<'_>, bytes: usize, window: &mut Window) {
         self.close(window);
         window.advance(self.topic.layout.offset(message.offset() + 1));
         self.reads.passed_over.fetch_add(1, Ordering::Relaxed);
@@ -152,7 +153,7 @@ impl Batches {
                 topic = %self.topic.name.to_string_lossy(),
                 partition = self.partition.0,
                 offset = message.offset(),
-                bytes = message.key().len() + message.payload().len(),
+                bytes,
                 largest = self.topic.served_bytes,
                 "skipping a record larger than max_pb_bytes; further ones in this partition are only counted \
                  (millstream_store_records_passed_over_total)"

@@ -10,6 +10,7 @@ use super::properties::warnings;
 use super::settings::Settings;
 use super::tokens::Tokens;
 use super::topics::{TopicInfo, Topics};
+use crate::base::attributes::Attributes;
 use crate::base::queue::{QueueId, Signing};
 use crate::store::Life;
 
@@ -45,7 +46,12 @@ impl Cluster {
             layout: Layout::Plain,
             served_bytes: usize::MAX,
             passed_over: AtomicU64::new(0),
-            life: Life { incarnation: 1, partitions, signing: Signing::default() },
+            life: Life {
+                incarnation: 1,
+                partitions,
+                signing: Signing::default(),
+                attributes: Attributes::default(),
+            },
         };
         self.topics.insert(queue, topic);
     }

@@ -1,9 +1,10 @@
-//! The only header of this server's Kafka records. It holds what value, key and timestamp do not.
+//! The header that this server adds to Kafka records. It holds what value, key, timestamp and the message's own headers
+//! do not.
 //!
 //! | byte | |
 //! | --- | --- |
 //! | 0 | version: 1 |
-//! | 1 | flags: 1 a TTL follows, 2 a client follows, 4 the record is packed, 8 its messages have keys |
+//! | 1 | flags: 1 a TTL follows, 2 a client follows, 4 the record is packed, 8 its messages have keys, 16 its messages have keys and headers |
 //! | next | the TTL in seconds (u32, big-endian), if flag 1 is set |
 //! | next | the client's id (16 bytes, as in a UUID), if flag 2 is set |
 //! | next | the number of messages in the record (u32, big-endian), if flag 4 is set |
@@ -14,7 +15,7 @@
 use std::ffi::CStr;
 
 use super::layout::MESSAGES_MAX;
-use crate::base::batch::Batch;
+use crate::base::batch::{Batch, Shape};
 use crate::base::names::ClientId;
 
 /// The name of the header that records of this server have.
@@ -25,6 +26,7 @@ const HAS_TTL: u8 = 1;
 const HAS_CLIENT: u8 = 2;
 const IS_PACKED: u8 = 4;
 const HAS_KEYS: u8 = 8;
+const HAS_HEADERS: u8 = 16;
 
 /// The size of the longest header, in bytes: version and flags, TTL, client, number of messages.
 const BYTES_MAX: usize = 2 + size_of::<u32>() + size_of::<u128>() + size_of::<u32>();
@@ -34,18 +36,18 @@ const BYTES_MAX: usize = 2 + size_of::<u32>() + size_of::<u128>() + size_of::<u3
 pub struct Packed {
     /// The number of messages.
     pub count: u32,
-    /// Whether they have keys.
-    pub has_keys: bool,
+    /// What they may hold.
+    pub shape: Shape,
 }
 
 impl Packed {
     /// Returns the messages of a record's value, or `None` if they differ from this description.
     pub fn batch(self, client: ClientId, ttl_secs: u32, value: &[u8]) -> Option<Batch> {
-        let Self { count, has_keys } = self;
+        let Self { count, shape } = self;
         if count > MESSAGES_MAX {
             return None;
         }
-        Batch::from_stored(client, ttl_secs, has_keys, count, value)
+        Batch::from_stored(client, ttl_secs, shape, count, value)
     }
 }
 
@@ -94,8 +96,12 @@ impl Header {
             put(HAS_CLIENT, &client.as_u128().to_be_bytes());
         }
         if let Some(packed) = self.packed {
-            let flags = if packed.has_keys { IS_PACKED | HAS_KEYS } else { IS_PACKED };
-            put(flags, &packed.count.to_be_bytes());
+            let shape = match packed.shape {
+                Shape::Payloads => 0,
+                Shape::Keys => HAS_KEYS,
+                Shape::Headers => HAS_HEADERS,
+            };
+            put(IS_PACKED | shape, &packed.count.to_be_bytes());
         }
         Some(encoded)
     }
@@ -120,7 +126,12 @@ impl Header {
         }
         if flags & IS_PACKED != 0 {
             let count = u32::from_be_bytes(*rest.first_chunk()?);
-            header.packed = Some(Packed { count, has_keys: flags & HAS_KEYS != 0 });
+            let shape = match flags & (HAS_KEYS | HAS_HEADERS) {
+                0 => Shape::Payloads,
+                HAS_KEYS => Shape::Keys,
+                _ => Shape::Headers,
+            };
+            header.packed = Some(Packed { count, shape });
         }
         Some(header)
     }
@@ -145,8 +156,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_is_read_back_as_written(ttl_secs: Option<u32>, client: Option<u128>, packed: Option<(u32, bool)>) {
-            let packed = packed.map(|(count, has_keys)| Packed { count, has_keys });
+        fn a_header_is_read_back_as_written(ttl_secs: Option<u32>, client: Option<u128>, packed: Option<(u32, u8)>) {
+            let packed = packed.map(|(count, shape)| {
+                let shape = [Shape::Payloads, Shape::Keys, Shape::Headers][usize::from(shape) % 3];
+                Packed { count, shape }
+            });
             let header = Header { ttl_secs, client: client.map(ClientId::from), packed };
             let encoded = header.encode();
             prop_assert_eq!(encoded.map_or(Header::default(), |encoded| Header::decode(encoded.as_bytes())), header);

@@ -98,7 +98,7 @@ use self::topics::forgotten;
 use super::fetch::Fetch;
 use super::{Asker, Completion, Placement, Request, Store, StoreCounters, StoreEvent};
 use crate::base::clock::Now;
-use crate::base::error::StoreFault;
+use crate::base::error::{NO_ATTRIBUTES, StoreFault};
 use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::queue::QueueId;
@@ -250,8 +250,13 @@ impl<T: Asker> Store<T> for Kafka<T> {
 
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
+            Request::Open { token, create: Some(new), .. } if !new.attributes.is_empty() => {
+                let result = Err(StoreFault::Unsupported(NO_ATTRIBUTES));
+                self.queues.refuse(Completion::Opened { token, result });
+            }
             Request::Open { token, queue, name, create } => {
-                self.queues.open(token, queue, &name, create, self.appends.client());
+                let partitions = create.map(|new| new.partitions);
+                self.queues.open(token, queue, &name, partitions, self.appends.client());
                 self.has_more = true;
             }
             Request::Append { token, stream, partition, batch } => {

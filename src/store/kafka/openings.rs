@@ -221,7 +221,8 @@ impl<T: Copy> Openings<T> {
         result: Result<Vec<(String, String)>, Trouble>,
     ) -> Option<(QueueId, Arc<TopicInfo>)> {
         let opening = self.open.get(&asked)?;
-        let Step::Checking { life } = opening.step else { return None };
+        let Step::Checking { life } = &opening.step else { return None };
+        let life = life.clone();
         let (configs, weak) = match result {
             Ok(configs) => {
                 let configs: HashMap<String, String> = configs.into_iter().collect();
@@ -246,7 +247,7 @@ impl<T: Copy> Openings<T> {
             layout: self.rules.layout,
             served_bytes: self.rules.served_bytes,
             passed_over: AtomicU64::new(0),
-            life,
+            life: life.clone(),
         };
         let queue = opening.queue;
         let info = self.topics.insert(queue, info);
@@ -292,7 +293,7 @@ mod tests {
     }
 
     fn life(incarnation: u64) -> Life {
-        Life { incarnation, partitions: 3, signing: Default::default() }
+        Life { incarnation, partitions: 3, signing: Default::default(), attributes: Default::default() }
     }
 
     /// Opens a queue whose topic exists with this id and configuration.

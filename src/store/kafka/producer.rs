@@ -16,7 +16,7 @@ use super::layout::{Layout, pack};
 use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
 use super::topics::TopicInfo;
-use crate::base::batch::Batch;
+use crate::base::batch::{Batch, Record};
 use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::base::units::Offset;
@@ -186,7 +186,7 @@ impl<T: Copy> Producer<T> {
             packed: None,
         };
         let partition = one.append.partition.partition;
-        let mut records: Vec<(&[u8], &[u8])> = Vec::with_capacity(RECORDS_AT_ONCE);
+        let mut records: Vec<Record<'_>> = Vec::with_capacity(RECORDS_AT_ONCE);
         while let Some(from) = one.rest {
             records.clear();
             let mut position = from;
@@ -195,7 +195,7 @@ impl<T: Copy> Producer<T> {
                     while records.len() < RECORDS_AT_ONCE
                         && let Some((next, record)) = batch.record_at(position)
                     {
-                        records.push((record.key, record.payload));
+                        records.push(record);
                         position = next;
                     }
                     header.encode()
@@ -203,10 +203,10 @@ impl<T: Copy> Producer<T> {
                 Layout::Packed => {
                     let (end, count) = pack(batch, from);
                     if count > 0 {
-                        records.push((&[], &batch.as_stored()[from..end]));
+                        records.push(Record::plain(&batch.as_stored()[from..end]));
                     }
                     position = end;
-                    let packed = Some(Packed { count, has_keys: batch.has_keys() });
+                    let packed = Some(Packed { count, shape: batch.shape() });
                     Header { packed, ..header }.encode()
                 }
             };

@@ -27,7 +27,7 @@ use crate::base::queue::{PartitionKey, QueueId, Signing};
 use crate::base::units::{Offset, Partition};
 use crate::store::conformance::{self, Lab, batch};
 use crate::store::fetch::Fetch;
-use crate::store::{Completion, Life, Request, Store, Stream};
+use crate::store::{Completion, Life, NewQueue, Request, Store, Stream};
 
 /// Returns the one broker for all tests of this process.
 fn broker() -> Option<&'static Brokers> {
@@ -93,7 +93,11 @@ impl Lone {
     fn open(&self, store: &mut Kafka<u64>, name: &str) -> PartitionKey {
         let (queue, _) = self.queue();
         let name = (Project::parse("lone").unwrap(), QueueName::parse(name).unwrap());
-        assert!(store.submit(self.now(), Request::Open { token: 0, queue, name, create: Some(1) }).is_ok());
+        assert!(
+            store
+                .submit(self.now(), Request::Open { token: 0, queue, name, create: Some(NewQueue::plain(1)) })
+                .is_ok()
+        );
         let opened = self.next(store);
         assert!(matches!(opened, Completion::Opened { result: Ok(_), .. }), "{opened:?}");
         PartitionKey { queue, partition: Partition(0) }
@@ -245,7 +249,7 @@ fn without_a_broker_appends_fail_in_time_and_the_store_needs_no_more_ticks() {
     let lone = Lone::on_nothing();
     let mut store = lone.store();
     let name = (Project::parse("lone").unwrap(), QueueName::parse("nowhere").unwrap());
-    let open = Request::Open { token: 0, queue: QueueId(1), name, create: Some(1) };
+    let open = Request::Open { token: 0, queue: QueueId(1), name, create: Some(NewQueue::plain(1)) };
     assert!(store.submit(lone.now(), open).is_ok());
     let opened = lone.next(&mut store);
     assert!(
@@ -483,7 +487,12 @@ fn a_record_that_is_too_large_is_passed_over_and_counted() {
         layout: Layout::Plain,
         served_bytes: 8,
         passed_over: AtomicU64::new(0),
-        life: Life { incarnation: 1, partitions: 1, signing: Signing::default() },
+        life: Life {
+            incarnation: 1,
+            partitions: 1,
+            signing: Signing::default(),
+            attributes: Default::default(),
+        },
     };
     cluster.topics.insert(partition.queue, info);
     let mut store = lone.store_on(cluster);

@@ -54,13 +54,13 @@ impl Watch {
 
     /// Watches the topic of a queue that was opened.
     pub(super) fn add(&mut self, queue: QueueId, info: &TopicInfo) {
-        self.watched.insert(info.name.clone(), (queue, info.life));
+        self.watched.insert(info.name.clone(), (queue, info.life.clone()));
     }
 
     /// Checks the topic of a queue soon, because something went wrong with it. Another shard may have opened
     /// the queue.
     pub(super) fn suspect(&mut self, queue: QueueId, info: &TopicInfo) {
-        self.watched.entry(info.name.clone()).or_insert((queue, info.life));
+        self.watched.entry(info.name.clone()).or_insert((queue, info.life.clone()));
         self.suspects.insert(info.name.clone());
     }
 
@@ -142,7 +142,7 @@ mod tests {
     const QUEUE: QueueId = QueueId(1);
 
     fn life(incarnation: u64) -> Life {
-        Life { incarnation, partitions: 3, signing: Signing::default() }
+        Life { incarnation, partitions: 3, signing: Signing::default(), attributes: Default::default() }
     }
 
     fn info() -> TopicInfo {

@@ -7,11 +7,13 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::catalogue::Record;
-use super::disk::{Directory, FileName, NewPlace, Step, run_all};
+use super::catalogue::{Altered, Place};
+use super::cut::{Cut, CutSegment, Cuts, NoCut, NotHeld};
+use super::disk::{Directory, NewPlace};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
+use crate::base::attributes::Attributes;
 use crate::base::millis::UnixMillis;
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId, Signing, owner};
@@ -26,6 +28,7 @@ pub struct DataDir {
     retirements: AtomicUsize,
     /// The number of openings of queues since the start.
     openings: AtomicUsize,
+    cuts: Cuts,
 }
 
 #[derive(Debug, Default)]
@@ -43,14 +46,12 @@ pub(super) struct SharedState {
     pub next_place: u32,
     pub next_number: u64,
     pub next_incarnation: u64,
-    /// The lengths of the shards' catalogues, in bytes.
-    pub catalogue_ends: Vec<u64>,
+    /// The shards' catalogues.
+    pub catalogues: Vec<Place>,
     /// The directory's timelines, and the key that signs markers.
     pub history: History,
     /// The latest timestamp that recovery found.
     pub newest: UnixMillis,
-    /// The segments that the last stop sealed, if it was clean.
-    pub stopped: Option<Vec<Sealed>>,
     /// The segments that the shards have sealed at this stop.
     pub sealed: Vec<Sealed>,
     /// Segments with messages of queues that no catalogue names. They are kept until an operator has looked.
@@ -70,7 +71,7 @@ impl SharedState {
 pub(super) struct ShardStart {
     pub pasts: Vec<(PartitionId, Past)>,
     pub segments: Vec<Arc<Segment>>,
-    pub catalogue_end: u64,
+    pub catalogue: Place,
 }
 
 impl DataDir {
@@ -86,15 +87,36 @@ impl DataDir {
         (state.queues.into_iter().collect(), pasts.collect())
     }
 
-    /// Deletes a queue of a directory that no server uses. Returns false if there is no queue of that name.
-    /// Waits for the disk.
-    pub(super) fn delete_offline(&self, directory: &dyn Directory, name: &FullName) -> io::Result<bool> {
-        let Some(incarnation) = self.incarnation(name) else { return Ok(false) };
-        let end = self.lock().catalogue_ends.first().copied().unwrap_or_default();
-        let (file, record) = (FileName::Catalogue(0), Arc::new(Record::Deleted(incarnation).encode()));
-        run_all(directory, &[Step::Write(file, end, record), Step::Sync(file)])?;
-        self.delete(name, incarnation);
-        Ok(true)
+    /// Returns what recovery found as a cut, for tools. Every catalogue counts as a whole.
+    pub(super) fn into_cut(self) -> Cut {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let segments = state.segments.iter().map(|segment| CutSegment::of(segment));
+        let segments = segments.filter(CutSegment::has_rounds).collect();
+        Cut { timeline: state.history.timeline, segments, catalogues: Vec::new() }
+    }
+
+    /// Asks the shards `0..shards`, which must be woken, for a cut, and passes it to `take` on the thread of a
+    /// shard, or on this one. The files of the cut stay until [`Self::end_hold`], under the `id`, which must
+    /// not be 0.
+    pub fn begin_cut(&self, id: u64, shards: u16, take: impl FnOnce(Result<Cut, NoCut>) + Send + 'static) {
+        let timeline = self.lock().history.timeline;
+        self.cuts.begin(id, shards, timeline, take);
+    }
+
+    /// Returns whether the files of a cut are held.
+    pub fn check_hold(&self, id: u64) -> Result<(), NotHeld> {
+        self.cuts.check(id)
+    }
+
+    /// Releases the files of a cut, or ends the attempt to make it.
+    pub fn end_hold(&self, id: u64) -> Result<(), NotHeld> {
+        self.cuts.end(id)
+    }
+
+    /// Returns the cut that the shards make, and the hold on the files of the last one.
+    #[inline]
+    pub(super) fn cuts(&self) -> &Cuts {
+        &self.cuts
     }
 
     /// Notes that a shard has stopped, and has sealed its last segment.
@@ -106,14 +128,6 @@ impl DataDir {
     pub fn mark_stopped(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
         let mut state = self.lock();
         state.history.stopped = Some(std::mem::take(&mut state.sealed));
-        state.history.save(directory, now)
-    }
-
-    /// Records the last stop again for the next start, after a tool has opened the directory and stored
-    /// nothing. Waits for the disk.
-    pub(super) fn mark_as_found(&self, directory: &dyn Directory, now: &Moment) -> io::Result<()> {
-        let mut state = self.lock();
-        state.history.stopped = state.stopped.take();
         state.history.save(directory, now)
     }
 
@@ -173,17 +187,17 @@ impl DataDir {
     /// Opens a queue that exists, under the server's `id`. Returns `None` if it does not exist.
     pub(super) fn open(&self, id: QueueId, name: &FullName) -> Option<Life> {
         let mut state = self.lock();
-        let life = *state.queues.get(name)?;
+        let life = state.queues.get(name)?.clone();
         state.opened.insert(id, life.incarnation);
         self.openings.fetch_add(1, Ordering::AcqRel);
         Some(Life { signing: state.signing(), ..life })
     }
 
     /// Returns the life of a queue that is about to be created, with a new incarnation.
-    pub(super) fn conceive(&self, partitions: u16) -> Life {
+    pub(super) fn conceive(&self, partitions: u16, attributes: Attributes) -> Life {
         let mut state = self.lock();
         state.next_incarnation += 1;
-        Life { incarnation: state.next_incarnation, partitions, signing: Signing::default() }
+        Life { incarnation: state.next_incarnation, partitions, signing: Signing::default(), attributes }
     }
 
     /// Records a queue that was created.
@@ -191,8 +205,24 @@ impl DataDir {
         let mut state = self.lock();
         state.opened.insert(id, life.incarnation);
         self.openings.fetch_add(1, Ordering::AcqRel);
-        state.queues.insert(name, life);
+        state.queues.insert(name, life.clone());
         Life { signing: state.signing(), ..life }
+    }
+
+    /// Returns an alteration that is about to be written.
+    pub(super) fn conceive_alteration(&self, partitions: u16, attributes: Attributes) -> Altered {
+        let mut state = self.lock();
+        state.next_incarnation += 1;
+        Altered { number: state.next_incarnation, partitions, attributes }
+    }
+
+    /// Records a queue that was altered. Returns `None` if it does not exist.
+    pub(super) fn alter(&self, name: &FullName, incarnation: u64, altered: Altered) -> Option<Life> {
+        let mut state = self.lock();
+        let signing = state.signing();
+        let life = state.queues.get_mut(name).filter(|life| life.incarnation == incarnation)?;
+        (life.partitions, life.attributes) = (altered.partitions, altered.attributes);
+        Some(Life { signing, ..life.clone() })
     }
 
     /// Returns the incarnation of a queue, or `None` if there is no queue of that name.
@@ -225,7 +255,7 @@ impl DataDir {
         ShardStart {
             pasts: state.pasts.extract_if(.., is_owner).map(|(id, _, past)| (id, past)).collect(),
             segments: state.segments.extract_if(.., is_its).collect(),
-            catalogue_end: state.catalogue_ends.get(usize::from(shard)).copied().unwrap_or_default(),
+            catalogue: state.catalogues.get(usize::from(shard)).copied().unwrap_or_default(),
         }
     }
 

@@ -38,6 +38,8 @@ pub enum FileName {
     History,
     /// The history while it is rewritten.
     NewHistory,
+    /// What a backup holds. A start removes it, because from then on the directory is no backup.
+    Backup,
 }
 
 impl fmt::Display for FileName {
@@ -51,16 +53,24 @@ impl fmt::Display for FileName {
             Self::DamagedCatalogue(shard) => write!(f, "{shard:05}.catalogue.damaged"),
             Self::History => f.write_str("history"),
             Self::NewHistory => f.write_str("history.new"),
+            Self::Backup => f.write_str("backup"),
         }
     }
 }
 
 impl FileName {
+    /// Returns whether a start removes the file: one that was being written, or the description of the backup
+    /// that the directory was.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::NewIndex(_) | Self::NewCatalogue(_) | Self::NewHistory | Self::Backup)
+    }
+
     /// Returns the file with this name, or `None` if it is not a file of the log.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "history" => return Some(Self::History),
             "history.new" => return Some(Self::NewHistory),
+            "backup" => return Some(Self::Backup),
             _ => {}
         }
         let (number, kind) = name.split_once('.')?;

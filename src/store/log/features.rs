@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::BitOr;
 
-use crate::base::batch::Batch;
+use crate::base::batch::{Batch, Shape};
 use crate::base::units::Partition;
 
 /// A set of features, a bit for each.
@@ -23,15 +23,18 @@ impl Features {
     pub const STATE: Self = Self(1);
     /// Batches with a delay.
     pub const DELAY: Self = Self(1 << 1);
+    /// Batches whose messages have headers.
+    pub const HEADERS: Self = Self(1 << 4);
 
     /// The features that this version reads and writes.
-    pub const SUPPORTED: Self = Self(Self::STATE.0 | Self::DELAY.0);
+    pub const SUPPORTED: Self = Self(Self::STATE.0 | Self::DELAY.0 | Self::HEADERS.0);
 
     /// Returns what a batch of this partition needs.
     #[inline]
     pub fn of(partition: Partition, batch: &Batch) -> Self {
         let delay = if batch.delay_secs() > 0 { Self::DELAY } else { Self::NONE };
-        Self::of_partition(partition) | delay
+        let headers = if batch.shape() == Shape::Headers { Self::HEADERS } else { Self::NONE };
+        Self::of_partition(partition) | delay | headers
     }
 
     /// Returns what anything of this partition needs.
@@ -86,7 +89,7 @@ mod tests {
 
     #[test]
     fn features_print_their_names_or_numbers() {
-        assert_eq!(Features::SUPPORTED.to_string(), "state, delay");
+        assert_eq!(Features::SUPPORTED.to_string(), "state, delay, headers");
         assert_eq!(Features(1 << 2 | 1 << 63).to_string(), "produce sessions, feature 63");
         assert_eq!(Features::NONE.to_string(), "");
     }

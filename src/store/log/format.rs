@@ -17,9 +17,11 @@
 //! ```
 //!
 //! A segment has version 1 unless it has features, a bit for each: `state` (bit 0), batches of hidden
-//! partitions, whose numbers have bit 15; `delay` (bit 1), batches with a delay, which is 0 otherwise. Bits 2
-//! to 4 are reserved for `produce sessions`, `body formats` and `headers`. A server refuses a segment with a
-//! feature that it does not support. The other files have version 1.
+//! partitions, whose numbers have bit 15; `delay` (bit 1), batches with a delay, which is 0 otherwise; `headers` (bit
+//! 4), batches whose messages have headers. Bits 2 and 3 are reserved for `produce sessions` and `body formats`. A
+//! server refuses a segment with a feature that it does not support. The other files have version 1.
+//!
+//! The flags of a batch: 1, its messages have keys; 2, its client is anonymous; 4, its messages have keys and headers.
 //!
 //! A round is what one write and one sync made durable. It ends where its last batch ends. After it come
 //! zeros, the next round, or remains of an earlier use of the file, which have another stamp. A stamp is
@@ -30,7 +32,7 @@
 use std::fmt;
 
 use super::features::Features;
-use crate::base::batch::{Batch, StoredBatch};
+use crate::base::batch::{Batch, Shape, StoredBatch};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::{Offset, Partition};
@@ -70,6 +72,7 @@ const _: () = assert!(
 
 const HAS_KEYS: u16 = 1;
 const IS_ANONYMOUS: u16 = 1 << 1;
+const HAS_HEADERS: u16 = 1 << 2;
 
 /// Returns the CRC-32C of `parts`, one after the other.
 pub fn checksum(parts: &[&[u8]]) -> u32 {
@@ -217,6 +220,11 @@ impl BatchHeader {
         self.timestamp + Millis::from_secs(self.ttl_secs)
     }
 
+    /// Returns when claims see its messages.
+    pub fn visible(&self) -> UnixMillis {
+        self.timestamp + Millis::from_secs(self.delay_secs)
+    }
+
     /// Returns its size with its records, in bytes.
     pub fn bytes(&self) -> usize {
         BATCH_HEADER + (self.records as usize).next_multiple_of(ALIGN)
@@ -280,8 +288,12 @@ impl BatchHeader {
 
     /// Returns the batch with these records, as it was stored, or `None` for a mark.
     pub fn batch(&self, records: &[u8]) -> Option<StoredBatch> {
-        let has_keys = self.flags & HAS_KEYS != 0;
-        let batch = Batch::from_stored(self.client, self.ttl_secs, has_keys, self.count, records)?;
+        let shape = match self.flags & (HAS_KEYS | HAS_HEADERS) {
+            0 => Shape::Payloads,
+            HAS_KEYS => Shape::Keys,
+            _ => Shape::Headers,
+        };
+        let batch = Batch::from_stored(self.client, self.ttl_secs, shape, self.count, records)?;
         let batch = batch.anonymous(self.flags & IS_ANONYMOUS != 0).delayed(self.delay_secs);
         Some(StoredBatch { base_offset: self.base_offset, timestamp: self.timestamp, stored_ns: 0, batch })
     }
@@ -316,8 +328,12 @@ impl RoundWriter {
         stored: &StoredBatch,
     ) -> (BatchHeader, usize) {
         let batch = &stored.batch;
-        let flags =
-            if batch.has_keys() { HAS_KEYS } else { 0 } | if batch.is_anonymous() { IS_ANONYMOUS } else { 0 };
+        let shape = match batch.shape() {
+            Shape::Payloads => 0,
+            Shape::Keys => HAS_KEYS,
+            Shape::Headers => HAS_HEADERS,
+        };
+        let flags = shape | if batch.is_anonymous() { IS_ANONYMOUS } else { 0 };
         let header = BatchHeader {
             incarnation: id.0,
             partition: id.1,

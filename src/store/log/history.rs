@@ -211,6 +211,12 @@ impl History {
         run_all(directory, &steps)
     }
 
+    /// Returns the history of a copy of the directory. The rounds of `sealed` end as stated, as after a clean
+    /// stop. The copy is not proven to continue anything.
+    pub fn of_copy(&self, sealed: Vec<Sealed>) -> Vec<u8> {
+        Self { boot: 0, stopped: Some(sealed), ..self.clone() }.encode()
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut fields = Vec::new();
         fields.extend(self.key.to_le_bytes());

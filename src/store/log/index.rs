@@ -11,9 +11,14 @@
 //! span     incarnation u64, partition u64, first u64, end u64 (offsets), first and last timestamp u64,
 //!          expiry u64 (the latest), bytes u64 (of batches), messages u64, runs u32, checksum u32 of its runs
 //! run      first u64, end u64 (offsets), timestamp u64, position u64, bytes u64
+//! stocks   magic "MSTRMSTK", size u32 of what follows the checksum, checksum u32 of the stamp and what follows; then for
+//!          each span: portions u32, and of each portion: first u64, end u64 (offsets), messages u64, bytes u64 (in
+//!          stored form), minute of expiry u64, visible u64, first and last timestamp u64
 //! ```
 //!
-//! The runs of all spans follow the spans, in the same order.
+//! The runs of all spans follow the spans, in the same order. The stocks follow the runs. They say what the spans hold, so
+//! that nothing must be read to count it. Versions before 0.3 neither write nor read them. Without them, a span counts as
+//! one portion.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +28,7 @@ use super::format::{
 };
 use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
+use crate::store::stock::{Minute, PORTIONS_MAX, Portion, Stock};
 
 const MAGIC: [u8; 8] = *b"MSTRMIDX";
 
@@ -33,6 +39,12 @@ pub const INDEX_HEADER: usize = 40;
 pub const SPAN_BYTES: usize = 80;
 /// The size of a run, in bytes.
 pub const RUN_BYTES: usize = 40;
+
+const STOCKS_MAGIC: [u8; 8] = *b"MSTRMSTK";
+
+/// The size of what precedes the stocks, and of a portion, in bytes.
+pub const STOCKS_HEADER: usize = 16;
+const PORTION_BYTES: usize = 64;
 
 /// The largest gap between two batches of a run, in bytes: reading such a gap costs less than another read.
 const RUN_GAP: u64 = 4096;
@@ -81,6 +93,14 @@ impl SpanHead {
     fn is_sound(&self) -> bool {
         self.first <= self.end && self.end <= OFFSET_MAX && self.oldest.max(self.newest) <= TIME_MAX
     }
+
+    /// Returns what a span holds of which only this is known.
+    fn stock(&self) -> Stock {
+        let Self { first, end, oldest, newest, expiry, bytes, messages } = *self;
+        let (expires, visible) = (Minute::from(expiry), UnixMillis::ZERO);
+        let whole = Portion { first, end, messages, bytes, expires, visible, oldest, newest };
+        Stock::new(if messages > 0 { vec![whole] } else { Vec::new() })
+    }
 }
 
 /// A span under construction, in a segment that is being written or scanned.
@@ -90,6 +110,8 @@ pub struct Span {
     pub head: SpanHead,
     /// Where its batches are.
     pub runs: Vec<Run>,
+    /// What it holds. Empty if it holds the state of claims.
+    pub stock: Stock,
 }
 
 impl Span {
@@ -106,9 +128,15 @@ impl Span {
                 messages: 0,
             },
             runs: Vec::new(),
+            stock: Stock::default(),
         };
         span.push(header, at);
         span
+    }
+
+    /// Counts it more roughly, because it no longer grows.
+    pub fn seal(&mut self) {
+        self.stock.seal(self.head.bytes);
     }
 
     /// Adds the next batch, at position `at`.
@@ -120,6 +148,11 @@ impl Span {
         head.expiry = head.expiry.max(header.expiry());
         head.bytes += bytes;
         head.messages += u64::from(header.count);
+        if header.count > 0 && header.partition.of_state().is_none() {
+            let (offsets, records) = (header.base_offset..head.end, u64::from(header.records));
+            let (expiry, visible) = (header.expiry(), header.visible());
+            self.stock.push(Portion::of_batch(offsets, records, header.timestamp, expiry, visible));
+        }
         match self.runs.last_mut() {
             Some(run) if at - (run.at + run.bytes) <= RUN_GAP && at + bytes - run.at <= RUN_BYTES_MAX => {
                 run.end = head.end;
@@ -192,6 +225,8 @@ pub struct Index {
     pub end: u64,
     /// The spans of the segment, by partition, and where their runs are.
     pub spans: Vec<(PartitionId, SpanHead, RunsAt)>,
+    /// What each span holds.
+    pub stocks: Vec<Stock>,
 }
 
 impl Index {
@@ -234,7 +269,9 @@ impl Index {
         let mut file = with_prefix(MAGIC, VERSION, &fields);
         file.extend(heads);
         file.extend(all_runs);
-        (Self { end, spans: index }, file)
+        let stocks: Vec<Stock> = spans.values().map(|span| span.stock.clone()).collect();
+        put_stocks(stamp, &stocks, &mut file);
+        (Self { end, spans: index, stocks }, file)
     }
 
     /// Reads the index of the segment with this stamp from the beginning of its file: [`INDEX_HEADER`] bytes,
@@ -265,7 +302,36 @@ impl Index {
             head.is_sound().then_some((id, head, at))
         });
         let spans = spans.collect::<Option<Vec<_>>>().ok_or(Unreadable::Damaged)?;
-        Ok(Self { end, spans })
+        let stocks = spans.iter().map(|((_, partition), head, _)| match partition.of_state() {
+            Some(_) => Stock::default(),
+            None => head.stock(),
+        });
+        let stocks = stocks.collect();
+        Ok(Self { end, spans, stocks })
+    }
+
+    /// Returns where the stocks begin in the file.
+    pub fn stocks_at(&self) -> u64 {
+        let heads = (INDEX_HEADER + self.spans.len() * SPAN_BYTES) as u64;
+        self.spans.last().map_or(heads, |(_, _, runs)| runs.at.saturating_add(runs.bytes() as u64))
+    }
+
+    /// Returns the size of the stocks that follow these [`STOCKS_HEADER`] bytes. `None` if there are none.
+    pub fn stocks_bytes(&self, header: &[u8]) -> Option<usize> {
+        let (size, _) = stocks_header(&mut Reader(header))?;
+        let most = self.spans.len() * (4 + PORTIONS_MAX * PORTION_BYTES);
+        (size <= most).then_some(size)
+    }
+
+    /// Takes over the stocks from the part of the file that begins with them. Returns false if they are damaged: then
+    /// what is known without them stays.
+    pub fn read_stocks(&mut self, stamp: u64, bytes: &[u8]) -> bool {
+        let stocks = parse_stocks(stamp, bytes, &self.spans);
+        let is_read = stocks.is_some();
+        if let Some(stocks) = stocks {
+            self.stocks = stocks;
+        }
+        is_read
     }
 
     /// Returns the stamp of the index's segment.
@@ -283,4 +349,64 @@ impl Index {
         let mut read = || Some((fields.u64()?, fields.u64()?, fields.u32()? as usize, fields.u32()?));
         read().ok_or(Unreadable::Damaged)
     }
+}
+
+/// Adds what the spans hold to the end of an index file.
+fn put_stocks(stamp: u64, stocks: &[Stock], file: &mut Vec<u8>) {
+    let mut fields = Vec::new();
+    for stock in stocks {
+        fields.extend((stock.portions().len() as u32).to_le_bytes());
+        for portion in stock.portions() {
+            let Portion { first, end, messages, bytes, expires, visible, oldest, newest } = portion;
+            let expires = u64::from(expires.0);
+            [first.0, end.0, *messages, *bytes, expires, visible.get(), oldest.get(), newest.get()]
+                .iter()
+                .for_each(|field| fields.extend(field.to_le_bytes()));
+        }
+    }
+    file.extend(STOCKS_MAGIC);
+    file.extend((fields.len() as u32).to_le_bytes());
+    file.extend(checksum(&[&stamp.to_le_bytes(), &fields]).to_le_bytes());
+    file.extend(fields);
+}
+
+/// Reads the size and the checksum of stocks.
+fn stocks_header(fields: &mut Reader<'_>) -> Option<(usize, u32)> {
+    let is_it = fields.bytes(STOCKS_MAGIC.len())? == STOCKS_MAGIC;
+    let header = (fields.u32()? as usize, fields.u32()?);
+    is_it.then_some(header)
+}
+
+/// Reads the stocks of these spans.
+fn parse_stocks(stamp: u64, bytes: &[u8], spans: &[(PartitionId, SpanHead, RunsAt)]) -> Option<Vec<Stock>> {
+    let mut fields = Reader(bytes);
+    let (size, sum) = stocks_header(&mut fields)?;
+    let mut fields = Reader(fields.0.get(..size)?);
+    if checksum(&[&stamp.to_le_bytes(), fields.0]) != sum {
+        return None;
+    }
+    let stocks = spans.iter().map(|(_, head, _)| {
+        let count = fields.u32().filter(|count| *count as usize <= PORTIONS_MAX)?;
+        let mut end = head.first;
+        let portions = (0..count).map(|_| {
+            let portion = Portion {
+                first: Offset(fields.u64()?),
+                end: Offset(fields.u64()?),
+                messages: fields.u64()?,
+                bytes: fields.u64()?,
+                expires: Minute(u32::try_from(fields.u64()?).ok()?),
+                visible: UnixMillis::new(fields.u64()?),
+                oldest: UnixMillis::new(fields.u64()?),
+                newest: UnixMillis::new(fields.u64()?),
+            };
+            let is_next = end <= portion.first && portion.first < portion.end && portion.end <= head.end;
+            end = portion.end;
+            let is_sound = portion.messages <= head.messages && portion.bytes <= head.bytes;
+            let is_timely =
+                portion.oldest <= portion.newest && portion.newest.max(portion.visible) <= TIME_MAX;
+            (is_next && is_sound && is_timely).then_some(portion)
+        });
+        portions.collect::<Option<Vec<_>>>().map(Stock::new)
+    });
+    stocks.collect::<Option<Vec<_>>>().filter(|_| fields.0.is_empty())
 }

@@ -1,20 +1,20 @@
-//! Inspects a data directory that no server uses: lists its queues, verifies its files, and dumps messages.
-//!
-//! Only [`delete_queue`] writes. It opens the directory as a server does.
+//! Inspects a data directory that no server uses: lists its queues, verifies its files, and dumps messages. Writes
+//! nothing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::backup::Manifest;
 use super::catalogue;
+use super::cut::Cut;
 use super::data_dir::DataDir;
 use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage, salvage_all};
 use super::format::{BatchHeader, PartitionId, ROUNDS_AT, Unreadable};
 use super::header::SegmentHeader;
 use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run};
-use super::os::moment;
 use super::recovery::{self, Facts, OpenError, Report, read_index};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
@@ -112,6 +112,12 @@ impl Contents {
         };
         Some(dump())
     }
+}
+
+/// Returns what a directory holds that no server uses, for a backup, and the damage that recovery found.
+pub fn cut(directory: &dyn Directory, now: &Moment) -> Result<(Cut, Report), OpenError> {
+    let (dir, report) = recovery::open(&ReadOnly(directory), 0, 0, now)?;
+    Ok((dir.into_cut(), report))
 }
 
 /// What a partition holds.
@@ -263,6 +269,26 @@ pub fn verify(
             | FileName::NewCatalogue(_)
             | FileName::DamagedCatalogue(_)
             | FileName::NewHistory => continue,
+            FileName::Backup => match Manifest::parse(&all()?) {
+                Ok(manifest) => {
+                    found.whole = manifest.segments.len();
+                    for place in manifest.segments.iter().map(|(segment, _)| segment.place) {
+                        let file = FileName::Segment(place);
+                        // A missing segment that is known otherwise is reported on its own.
+                        if !files.iter().any(|(of, _)| *of == file) && !is_known(place) {
+                            take(Verified {
+                                file,
+                                length: 0,
+                                whole: 0,
+                                damage: vec![Damage { at: 0, bytes: 0 }],
+                                ..found.clone()
+                            });
+                        }
+                    }
+                }
+                Err(Unreadable::Damaged) => found.damage = whole_file(),
+                Err(why) => return Err(OpenError::Version(*file, why)),
+            },
             FileName::History => match History::parse(&all()?) {
                 Ok(_) => found.whole = 1,
                 Err(Unreadable::Damaged) => found.damage = whole_file(),
@@ -305,7 +331,7 @@ fn deleted_and_stopped(directory: &dyn Directory, files: &[(FileName, u64)]) -> 
             _ => {}
         }
     }
-    (catalogue::merge(records.into_iter()).1, stopped)
+    (catalogue::merge(records.into_iter()).deleted, stopped)
 }
 
 /// Returns the number of intact runs in an index. Returns 0 if the index belongs to an earlier life of its
@@ -322,13 +348,4 @@ fn index_of(file: &[u8], stamp: Option<u64>) -> Result<usize, Unreadable> {
         runs += bytes.and_then(|bytes| at.parse(bytes)).ok_or(Unreadable::Damaged)?.len();
     }
     Ok(runs)
-}
-
-/// Deletes a queue of a directory that no server uses. Returns false if there is no queue of that name.
-pub fn delete_queue(directory: &dyn Directory, name: &FullName) -> Result<bool, OpenError> {
-    let now = moment();
-    let (dir, _) = recovery::open(directory, 1, 0, &now)?;
-    let is_deleted = dir.delete_offline(directory, name)?;
-    dir.mark_as_found(directory, &now)?;
-    Ok(is_deleted)
 }

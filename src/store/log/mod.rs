@@ -25,6 +25,8 @@
 //! | `keep` | which spans of a partition must stay or may go, as the claims say |
 //! | `index`, `summary` | which partitions a segment holds, and where; their totals for a queue |
 //! | `catalogue` | the file of queues |
+//! | `backup` | copying a cut to another directory |
+//! | `cut` | what the files hold at one moment, for a backup, and the hold that keeps them so |
 //! | `reason` | the reasons that clients get when the disk fails |
 //! | `recovery`, `data_dir` | what is found at the start, and the part of it that the shards share |
 //! | `history` | the earlier starts, and the proof that this one continues where they ended |
@@ -46,7 +48,9 @@
 //! many partitions back faster, but writes four times as slowly and takes twice the disk.
 
 mod backlog;
+pub mod backup;
 pub mod catalogue;
+mod cut;
 mod data_dir;
 pub mod disk;
 pub mod features;
@@ -86,12 +90,13 @@ pub(in crate::store) mod simulated;
 #[cfg(test)]
 mod tests;
 
+pub use cut::{Cut, CutCatalogue, CutSegment, NoCut, NotHeld};
 pub use data_dir::DataDir;
 pub use format::BLOCK;
 pub use history::{HISTORY_BYTES_MAX, Moment};
 pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use load::{LOAD_COST_MAX, LOADS_MAX};
-pub use os::{DirectoryLock, OsDirectory, bytes_read, moment};
+pub use os::{DirectDirectory, DirectoryLock, OsDirectory, Staging, bytes_read, moment};
 pub use recovery::{Damaged, OpenError, Report, open};
 pub use settings::{Durability, Settings};
 pub use tag::{ReadPurpose, Tag};
@@ -114,7 +119,8 @@ use self::timestamps::Timestamps;
 use self::turn::TICK;
 use self::writer::Writer;
 use super::fetch::Fetch;
-use super::{Completion, QueueSummary, Request, StateKeeping, Store, StoreCounters, Tail};
+use super::stock::{Holding, Portion};
+use super::{Completion, NewQueue, QueueSummary, Request, StateKeeping, Store, StoreCounters, Tail};
 use crate::access::Tenants;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
@@ -138,13 +144,15 @@ pub struct Log<T: Asker, D> {
     /// Reads messages that are older than those in memory.
     backlog: Backlog<T>,
     states: States,
+    /// The last cut that the shard contributed to.
+    contributed: Option<u64>,
     completions: VecDeque<Completion<T>>,
 }
 
 impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Creates the store of shard `shard` of `shards`.
     pub fn new(dir: Arc<DataDir>, disk: D, shard: u16, shards: u16, config: &Settings) -> Self {
-        let ShardStart { pasts, segments, catalogue_end } = dir.take_shard(shard, shards);
+        let ShardStart { pasts, segments, catalogue } = dir.take_shard(shard, shards);
         let stateful = pasts.iter().filter(|(_, past)| past.keep().is_whole()).map(|(id, _)| *id).collect();
         let used = pasts.iter().fold(Features::NONE, |used, (id, _)| used | Features::of_partition(id.1));
         let found = pasts.into_iter().map(|(id, past)| {
@@ -159,13 +167,14 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         };
         let is_synced = config.durability == Durability::Fsync;
         let mut log = Self {
-            queues: Queues::new(shard, catalogue_end),
+            queues: Queues::new(shard, catalogue),
             partitions: Partitions::new(found, share(config.tail_bytes)),
             segments: Segments::new(shard, shards, limits, segments, used),
             writer: Writer::new(shard, config.segment_bytes, is_synced),
             timestamps: Timestamps::new(dir.newest()),
             backlog: Backlog::new(shard, share(config.read_bytes)),
             states: States::new(stateful),
+            contributed: None,
             completions: VecDeque::new(),
             disk,
             dir,
@@ -184,6 +193,10 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         match request {
             Request::Open { token, queue, name, create } => {
                 self.queues.open(&self.dir, token, queue, name, create, &mut self.completions);
+            }
+            Request::Alter { token, name, attributes, partitions } => {
+                let new = NewQueue { partitions, attributes };
+                self.queues.alter(&self.dir, token, name, new, &mut self.completions);
             }
             Request::Delete { token, name } => {
                 self.queues.delete(&self.dir, token, name, &mut self.completions);
@@ -293,6 +306,25 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             // What is stored later is not released.
             let end = self.partitions.get(id).map_or(Offset::ZERO, |of| of.window.end());
             self.partitions.change(id, |keep| keep.release(below.min(end)));
+        }
+    }
+
+    fn partitions(&self, queue: QueueId) -> Vec<Partition> {
+        let of = self.dir.partition(PartitionKey { queue, partition: Partition(0) });
+        let ids = of.map(|(incarnation, _)| self.partitions.of_queue(incarnation)).unwrap_or_default();
+        ids.into_iter().map(|id| id.1).filter(|partition| partition.of_state().is_none()).collect()
+    }
+
+    fn holding(&mut self, partition: PartitionKey, from: Offset, unix: UnixMillis) -> Option<Holding> {
+        let id = self.id(partition)?;
+        let active = self.writer.active();
+        self.partitions.get(id).map(|of| of.holding(id, active, from, unix))
+    }
+
+    fn each_portion(&mut self, partition: PartitionKey, range: Range<Offset>, each: &mut dyn FnMut(Portion)) {
+        let Some(id) = self.id(partition) else { return };
+        if let Some(of) = self.partitions.get(id) {
+            of.each_portion(id, self.writer.active(), &range, each);
         }
     }
 

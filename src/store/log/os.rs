@@ -1,6 +1,12 @@
 //! The data directory with the blocking calls of the operating system: for the start, for tools, and for the
 //! work that shards leave to a thread that may block.
 
+mod direct;
+mod staging;
+
+pub use direct::DirectDirectory;
+pub use staging::Staging;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};

@@ -12,6 +12,7 @@ use super::usage::StorageAccount;
 use crate::base::millis::UnixMillis;
 use crate::base::units::Offset;
 use crate::store::Tail;
+use crate::store::stock::{Holding, Portion, Stock};
 use crate::store::waiting::Waiting;
 use crate::store::window::Window;
 
@@ -107,6 +108,47 @@ impl<T> LogPartition<T> {
     ) -> impl Iterator<Item = &'a SpanHead> + Clone {
         let sealed = self.past.spans.iter().map(|span| &span.head);
         sealed.chain(active.and_then(|active| active.spans.get(&id)).map(|span| &span.head))
+    }
+
+    /// Returns what it holds from an offset on.
+    pub(super) fn holding(
+        &self,
+        id: PartitionId,
+        active: Option<&Active>,
+        from: Offset,
+        unix: UnixMillis,
+    ) -> Holding {
+        let end = self.window.end();
+        let first = self.heads(id, active).find(|head| head.messages > 0).map_or(end, |head| head.first);
+        let mut holding = Holding { stored: first..end, ..Holding::default() };
+        self.stocks(id, active, from).for_each(|stock| stock.add_to(&mut holding, from, unix));
+        for (offset, stored) in [&mut holding.oldest, &mut holding.newest].into_iter().flatten() {
+            *stored = stored.or_else(|| self.window.stored_at(*offset));
+        }
+        holding
+    }
+
+    /// Calls `each` with what is stored in a range.
+    pub(super) fn each_portion(
+        &self,
+        id: PartitionId,
+        active: Option<&Active>,
+        range: &Range<Offset>,
+        each: &mut dyn FnMut(Portion),
+    ) {
+        self.stocks(id, active, range.start).for_each(|stock| stock.each(range, each));
+    }
+
+    /// Returns the stocks of its spans from an offset on, the one that is being written included.
+    fn stocks<'a>(
+        &'a self,
+        id: PartitionId,
+        active: Option<&'a Active>,
+        from: Offset,
+    ) -> impl Iterator<Item = &'a Stock> {
+        let begins = self.past.spans.partition_point(|span| span.head.end <= from);
+        let sealed = self.past.spans.range(begins..).map(|span| &span.stock);
+        sealed.chain(active.and_then(|active| active.spans.get(&id)).map(|span| &span.stock))
     }
 
     /// Returns its end, and the number of messages before it.

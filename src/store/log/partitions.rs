@@ -79,13 +79,16 @@ impl<T: Asker> Partitions<T> {
         self.of.is_empty()
     }
 
-    /// Adds a partition on first use, unless it exists.
-    pub(super) fn add(&mut self, key: PartitionKey, id: PartitionId) {
+    /// Adds a partition on first use, unless it exists. `jump` returns how many offsets are skipped before the next
+    /// message of a partition that ends there: the queue may be older than its partition.
+    pub(super) fn add(&mut self, key: PartitionKey, id: PartitionId, jump: impl FnOnce(Offset) -> u64) {
         let accounts = &self.accounts;
         self.of.entry(id).or_insert_with(|| {
             let accounts = accounts.as_ref().filter(|_| !is_hidden(id));
             let account = accounts.and_then(|accounts| accounts.of(key));
-            LogPartition { account, ..LogPartition::new(Past::new(id.1), 0) }
+            let past = Past::new(id.1);
+            let jump = if is_hidden(id) { 0 } else { jump(past.end) };
+            LogPartition { account, ..LogPartition::new(past, jump) }
         });
     }
 
@@ -193,7 +196,7 @@ impl<T: Asker> Partitions<T> {
         for (id, span) in spans {
             if let Some(partition) = self.of.get_mut(&id) {
                 let runs = Runs::Memory(span.runs.into());
-                partition.past.push(SealedSpan::new(segment.clone(), span.head, runs));
+                partition.past.push(SealedSpan::new(segment.clone(), span.head, runs, span.stock));
             }
         }
     }

@@ -100,7 +100,7 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
                 }
                 Origin::Active(runs) => {
                     let Some(active) = self.active else { return };
-                    let segment = Segment::new(active.place, &active.header, std::iter::empty());
+                    let segment = Segment::new(active.place, &active.header, active.end, std::iter::empty());
                     Load::plan(Arc::new(segment), from, runs, from)
                 }
                 Origin::Sealed(span) => match &span.runs {

@@ -14,10 +14,12 @@ pub(super) const TOO_LARGE: &str = "more bytes at once than log_segment_bytes al
 
 /// Returns the reason that nothing can be written.
 pub(super) fn cannot_write(error: &Error) -> &'static str {
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => DISK_IS_FULL,
-        _ => "the store cannot write now",
-    }
+    if is_disk_full(error) { DISK_IS_FULL } else { "the store cannot write now" }
+}
+
+/// Returns whether there is no room for what was to be written.
+pub(super) fn is_disk_full(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::index::{Run, RunsAt, SpanHead};
 use super::keep::Keep;
 use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
+use crate::store::stock::Stock;
 
 /// A segment that is no longer written. It is kept while a partition has messages in it.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Segment {
     pub stamp: u64,
     /// The size of its file, in bytes.
     pub bytes: u64,
+    /// The position at which its last round ends.
+    pub end: u64,
     /// When its newest message was stored, according to its timestamps.
     newest: UnixMillis,
     /// When the last of its messages expires, according to its timestamps.
@@ -33,14 +36,20 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Creates the segment with this header in file `place`, which holds the spans in `heads`.
-    pub fn new<'a>(place: u32, header: &SegmentHeader, heads: impl Iterator<Item = &'a SpanHead>) -> Self {
+    /// Creates the segment with this header in file `place`, whose rounds end at `end`, and which holds the
+    /// spans in `heads`.
+    pub fn new<'a>(
+        place: u32,
+        header: &SegmentHeader,
+        end: u64,
+        heads: impl Iterator<Item = &'a SpanHead>,
+    ) -> Self {
         let SegmentHeader { stamp, number, bytes, .. } = *header;
         let (newest, expiry) = heads.fold((UnixMillis::ZERO, UnixMillis::ZERO), |(newest, expiry), head| {
             (newest.max(head.newest), expiry.max(head.expiry))
         });
         let (cap_ms, is_retired) = (AtomicU64::new(u64::MAX), AtomicBool::new(false));
-        Self { place, number, stamp, bytes, newest, expiry, cap_ms, is_retired }
+        Self { place, number, stamp, bytes, end, newest, expiry, cap_ms, is_retired }
     }
 
     /// Returns when its newest message was stored.
@@ -87,14 +96,16 @@ pub struct SealedSpan {
     pub head: SpanHead,
     /// Where its batches are.
     pub runs: Runs,
+    /// What it holds.
+    pub stock: Stock,
     /// Its batches were stored at this time or earlier, whatever their timestamps say.
     pub cap: UnixMillis,
 }
 
 impl SealedSpan {
     /// Creates a span of `segment`.
-    pub fn new(segment: Arc<Segment>, head: SpanHead, runs: Runs) -> Self {
-        Self { segment, head, runs, cap: UnixMillis::MAX }
+    pub fn new(segment: Arc<Segment>, head: SpanHead, runs: Runs, stock: Stock) -> Self {
+        Self { segment, head, runs, stock, cap: UnixMillis::MAX }
     }
 
     /// Returns when it may go.
@@ -114,6 +125,7 @@ impl SealedSpan {
         self.head.oldest = oldest.min(unix);
         self.head.newest = unix;
         self.head.expiry = expiry.min(unix + expiry.since(oldest));
+        self.stock.cap(unix);
     }
 }
 

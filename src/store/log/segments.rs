@@ -9,7 +9,7 @@ use super::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, remove_
 use super::features::Features;
 use super::header::SegmentHeader;
 use super::history::Sealed;
-use super::index::Index;
+use super::index::{Index, Span};
 use super::journal::{Active, new_stamp};
 use super::segment::Segment;
 use super::tag::Tag;
@@ -155,10 +155,11 @@ impl Segments {
     }
 
     /// Seals the segment that was written. Returns it with the content of its index file.
-    pub(super) fn seal(&mut self, active: &Active) -> (Arc<Segment>, Vec<u8>) {
+    pub(super) fn seal(&mut self, active: &mut Active) -> (Arc<Segment>, Vec<u8>) {
+        active.spans.values_mut().for_each(Span::seal);
         let Active { place, header, end, spans, used, .. } = active;
         self.used = *used;
-        let segment = Arc::new(Segment::new(*place, header, spans.values().map(|span| &span.head)));
+        let segment = Arc::new(Segment::new(*place, header, *end, spans.values().map(|span| &span.head)));
         let (index, bytes) = Index::encode(header.stamp, *end, spans);
         self.indexing.insert(header.number, index);
         debug_assert!(self.kept.last().is_none_or(|last| last.number < segment.number), "oldest first");

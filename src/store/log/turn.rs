@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::Log;
+use super::cut::{CutCatalogue, CutSegment, Part};
 use super::disk::{Disk, Reserve};
 use super::format::PartitionId;
 use super::journal::round_steps;
 use super::load::{LOADS_BESIDE_ROUNDS, LOADS_MAX};
 use super::reading::Fetcher;
+use super::reason::is_disk_full;
 use super::segment::Segment;
 use super::segments::submit_index;
 use super::state::stale;
@@ -27,7 +29,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     #[inline]
     pub(super) fn id(&mut self, key: PartitionKey) -> Option<PartitionId> {
         let Self { queues, partitions, dir, .. } = self;
-        queues.id(dir, key, |id| partitions.add(key, id))
+        queues.id(dir, key, |id| partitions.add(key, id, |end| dir.jump(id, end)))
     }
 
     /// Returns what reading needs.
@@ -63,8 +65,27 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 Tag::Read(id, purpose) => self.fetcher(now).handle_read(id, purpose, read),
             }
         }
+        if let Some(id) = self.dir.cuts().wanted() {
+            self.contribute(id);
+        }
         self.write(now);
         self.queues.write(&self.dir, &mut self.disk);
+    }
+
+    /// Contributes to a cut, unless it has done so. Must be called before the next write begins.
+    #[cold]
+    fn contribute(&mut self, id: u64) {
+        if self.contributed.replace(id) == Some(id) {
+            return;
+        }
+        let active = self.writer.active().map(|active| CutSegment {
+            place: active.place,
+            number: active.header.number,
+            stamp: active.header.stamp,
+            end: active.end,
+        });
+        let catalogue = CutCatalogue { shard: self.segments.shard(), end: self.queues.end() };
+        self.dir.cuts().add(id, Part { active, sealed: self.segments.kept().to_vec(), catalogue });
     }
 
     /// Begins the next round, if entries wait and no round is being written.
@@ -132,6 +153,14 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
         self.segments.handle_made(now, TICK, &result, &mut self.disk);
+        if result.as_ref().is_err_and(is_disk_full) && self.dir.cuts().give_up() {
+            tracing::warn!(
+                shard = self.segments.shard(),
+                "disk full: the backup that is under way fails, because the log needs the files that it held"
+            );
+            self.segments.remove_gone(&self.dir, &mut self.disk);
+            return self.make_segment(Reserve::Keep);
+        }
         match result {
             Ok(()) if self.writer.is_cut() => {}
             Ok(()) => self.writer.recover(),
@@ -146,8 +175,9 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 
     /// Seals the segment that is being written. Returns it with the content of its index file.
     fn seal(&mut self) -> Option<(Arc<Segment>, Vec<u8>)> {
-        let active = self.writer.journal().take_active()?;
-        let (segment, index) = self.segments.seal(&active);
+        let mut active = self.writer.journal().take_active()?;
+        let (segment, index) = self.segments.seal(&mut active);
+        self.dir.cuts().keep(&segment);
         self.partitions.seal(&segment, active.spans);
         Some((segment, index))
     }

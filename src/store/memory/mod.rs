@@ -21,16 +21,20 @@ use self::arrivals::Arrivals;
 use super::cost::cost;
 use super::fetch::Fetch;
 use super::read::read;
+use super::stock::{Holding, Portion, Stock};
 use super::waiting::Waiting;
-use super::window::cap;
-use super::{Asker, Completion, Fence, Life, Request, StateKeeping, Store, StoreCounters, Stream, Tail};
+use super::window::{cap, stored_at};
+use super::{
+    Asker, Completion, Fence, Life, NewQueue, Request, StateKeeping, Store, StoreCounters, Stream, Tail,
+};
 use crate::access::{StorageShare, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::limits::CLOCK_STEP_MAX;
 use crate::base::millis::{Millis, UnixMillis};
-use crate::base::queue::{PartitionKey, Position, QueueInfo, Signing};
+use crate::base::names::FullName;
+use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo, Signing};
 use crate::base::units::{Offset, Partition};
 
 /// The interval at which expired batches are looked for, and the shorter one while a look
@@ -61,6 +65,8 @@ struct Ring<F> {
     share: Option<StorageShare>,
     /// The messages that stay although they have expired, ascending.
     pinned: Vec<Range<Offset>>,
+    /// What the batches hold.
+    stock: Stock,
 }
 
 impl<F> Default for Ring<F> {
@@ -73,6 +79,7 @@ impl<F> Default for Ring<F> {
             is_woken: false,
             share: None,
             pinned: Vec::new(),
+            stock: Stock::default(),
         }
     }
 }
@@ -85,14 +92,21 @@ impl<F> Ring<F> {
         if is_pinned { UnixMillis::MAX } else { stored.expiry() }
     }
 
-    /// Subtracts a batch that was removed from the share. Returns its cost.
+    /// Subtracts a batch that was removed. Returns its cost.
     fn give_back(&mut self, stored: &StoredBatch) -> usize {
+        self.stock.remove(&portion(stored));
         let cost = cost(&stored.batch);
         if let Some(share) = &mut self.share {
             share.subtract(cost as u64);
         }
         cost
     }
+}
+
+/// Returns what a batch adds to the stock.
+fn portion(stored: &StoredBatch) -> Portion {
+    let (offsets, bytes) = (stored.base_offset..stored.end_offset(), stored.batch.stored_bytes() as u64);
+    Portion::of_batch(offsets, bytes, stored.timestamp, stored.expiry(), stored.visible())
 }
 
 /// The memory store of one shard.
@@ -111,6 +125,8 @@ pub struct Memory<T: Asker> {
     when_full: WhenFull,
     incarnation: u64,
     signing: Signing,
+    /// The queues whose home is this shard.
+    queues: HashMap<FullName, NewQueue>,
     /// The projects, if their storage is limited.
     tenants: Option<Arc<Tenants>>,
     fence: Fence,
@@ -134,6 +150,7 @@ impl<T: Asker> Memory<T> {
             when_full,
             incarnation,
             signing: Signing { key: uuid::Uuid::new_v4().as_u128(), ..Signing::default() },
+            queues: HashMap::new(),
             tenants: None,
             fence: Fence::default(),
             completions: VecDeque::new(),
@@ -145,6 +162,11 @@ impl<T: Asker> Memory<T> {
     /// Returns the cost of all batches, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn life(&self, name: &FullName) -> Result<Life, StoreFault> {
+        let NewQueue { partitions, attributes } = self.queues.get(name).ok_or(StoreFault::NoQueue)?.clone();
+        Ok(Life { incarnation: self.incarnation, partitions, signing: self.signing, attributes })
     }
 
     fn append(&mut self, now: Now, token: T::Append, stream: Stream, key: PartitionKey, batch: Batch) {
@@ -176,6 +198,7 @@ impl<T: Asker> Memory<T> {
         let (timestamp, stored_ns) = (partition.last_timestamp, now.mono_ns);
         let stored = StoredBatch { base_offset, timestamp, stored_ns, batch };
         let expiry = stored.expiry();
+        partition.stock.push(portion(&stored));
         partition.batches.push_back(stored);
         if !partition.waiting.is_empty() && !partition.is_woken {
             partition.is_woken = true;
@@ -200,6 +223,7 @@ impl<T: Asker> Memory<T> {
         }
         for partition in self.partitions.values_mut() {
             cap(&mut partition.batches, now.unix);
+            partition.stock.cap(now.unix);
             partition.last_timestamp = partition.last_timestamp.min(now.unix);
         }
         // The batches may no longer be in the order of their expiry, so all must be looked at again.
@@ -327,11 +351,17 @@ impl<T: Asker> Store<T> for Memory<T> {
 
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
-            Request::Open { token, create, .. } => {
-                let life =
-                    |partitions| Life { incarnation: self.incarnation, partitions, signing: self.signing };
-                let result = create.map(life).ok_or(StoreFault::NoQueue);
+            Request::Open { token, name, create, .. } => {
+                if let Some(new) = create {
+                    self.queues.entry(name.clone()).or_insert(new);
+                }
+                let result = self.life(&name);
                 self.completions.push_back(Completion::Opened { token, result });
+            }
+            Request::Alter { token, name, attributes, partitions } => {
+                self.queues.entry(name.clone()).and_modify(|of| *of = NewQueue { partitions, attributes });
+                let result = self.life(&name);
+                self.completions.push_back(Completion::Altered { token, result });
             }
             Request::Delete { token, .. } => {
                 let result = Err(StoreFault::NoCatalogue);
@@ -401,6 +431,28 @@ impl<T: Asker> Store<T> for Memory<T> {
         costs.into_iter().for_each(|cost| self.count_removed(cost));
         if self.batches == 0 {
             self.arrivals = Arrivals::default();
+        }
+    }
+
+    fn partitions(&self, queue: QueueId) -> Vec<Partition> {
+        let keys = self.partitions.keys().filter(|key| key.queue == queue);
+        keys.map(|key| key.partition).collect()
+    }
+
+    fn holding(&mut self, partition: PartitionKey, from: Offset, unix: UnixMillis) -> Option<Holding> {
+        let Some(of) = self.partitions.get(&partition) else { return Some(Holding::default()) };
+        let first = of.batches.front().map_or(of.end, |stored| stored.base_offset);
+        let mut holding = Holding { stored: first..of.end, ..Holding::default() };
+        of.stock.add_to(&mut holding, from, unix);
+        for (offset, stored) in [&mut holding.oldest, &mut holding.newest].into_iter().flatten() {
+            *stored = stored_at(&of.batches, *offset);
+        }
+        Some(holding)
+    }
+
+    fn each_portion(&mut self, partition: PartitionKey, range: Range<Offset>, each: &mut dyn FnMut(Portion)) {
+        if let Some(of) = self.partitions.get(&partition) {
+            of.stock.each(&range, each);
         }
     }
 

@@ -4,7 +4,8 @@ use super::super::conversation::{Step, Trouble};
 use super::super::script::{
     BINARY, CONTINUATION, ONE, PING, Script, append, frame, get, keyed, masked_frame, request,
 };
-use millstream::pb::SetupRequest;
+use millstream::pb::headers::{HeaderRef, put_header};
+use millstream::pb::{ProduceRequest, SetupRequest};
 use prost::Message;
 
 pub fn credit_and_half_close(script: &mut Script) {
@@ -70,6 +71,39 @@ pub fn refused(script: &mut Script) {
     script.pb("a", &keyed(Some(60), &[b"a", b"b"], &[b"fits", b"does not"]));
     script.pb("a", &request(60, &[b"good"]));
     script.finish("a");
+}
+
+pub fn headers(script: &mut Script) {
+    script.about("Headers: with and without keys, refused by number with 400 and 413, dropped where they are the server's; consumed with and without them.");
+    script.set("max_headers_bytes", "40");
+    script.set("partitions", "1");
+    script.connect("a", ONE);
+    script.begin("a", &append("q"));
+    let of = |headers: &[(&str, Option<&[u8]>)]| {
+        let mut bytes = Vec::new();
+        headers.iter().for_each(|(name, value)| put_header(HeaderRef { name, value: *value }, &mut bytes));
+        bytes
+    };
+    let one = of(&[("lang", Some(b"en")), ("lang", None), ("", Some(b""))]);
+    let servers = of(&[("millstream-dead-id", Some(b"0.0")), ("a", Some(b"1"))]);
+    let with = |mut request: ProduceRequest, headers: &[&[u8]]| {
+        request.headers = headers.iter().map(|bytes| bytes.to_vec().into()).collect();
+        request
+    };
+    script.pb("a", &with(request(60, &[b"one", b"two", b"three"]), &[&one, b"", &servers]));
+    script.pb("a", &with(keyed(Some(60), &[b"keyed"], &[b"k"]), &[&one]));
+    script.pb("a", &with(request(60, &[b"a", b"b"]), &[&one]));
+    let large = of(&[("large", Some(&[7; 40]))]);
+    let refused: [&[u8]; 5] = [b"none", &of(&[("ms", None)]), &of(&[("a\0", None)]), b"\x12\0", &large];
+    script.pb("a", &with(request(60, &[&b"x"[..]; 5]), &refused));
+    script.pb("a", &request(60, &[b"without"]));
+    script.finish("a");
+    for without_headers in [false, true] {
+        let mut setup = get("q", "", true);
+        setup.get.as_mut().unwrap().without_headers = Some(without_headers);
+        script.begin("a", &setup);
+        script.finish("a");
+    }
 }
 
 pub fn broken(script: &mut Script) {

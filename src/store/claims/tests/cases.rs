@@ -6,13 +6,14 @@ use crate::base::claim::{LeaseId, Leases, Leaving, Settle, Settlement, Terms, Wo
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::{Millis, UnixMillis};
-use crate::base::names::ClientId;
-use crate::base::units::Offset;
+use crate::base::names::{ClientId, QueueName};
+use crate::base::units::{Offset, Partition};
 use crate::store::claims::ledger::Ledger;
 use crate::store::claims::pieces::Phase;
-use crate::store::claims::record::Record;
+use crate::store::claims::record::{self, Aim, Given, Move, Record, Why};
 use crate::store::claims::{Inner, Ledgers};
 use crate::store::memory::{Memory, WhenFull};
+use crate::store::stock::Minute;
 use crate::store::{Completion, Request, Store, Stream};
 
 const CLIENT: u128 = 3;
@@ -32,7 +33,9 @@ fn settlement(lease: u64, offsets: std::ops::Range<u64>, what: Settle) -> Settle
 
 /// Leases these messages. Returns the record.
 fn lease(ledger: &mut Ledger, first: u64, end: u64) -> Record {
-    let record = ledger.grant(now(), &terms(), vec![(Offset(first)..Offset(end), 1)]);
+    let (expires, bytes) = (Minute(1 << 30), 10 * (end - first));
+    let given = Given { offsets: Offset(first)..Offset(end), count: 1, expires, bytes };
+    let record = ledger.grant(now(), &terms(), vec![given]);
     ledger.apply(now(), &record);
     record
 }
@@ -167,4 +170,39 @@ fn a_claim_finds_what_was_stored_since_the_last_one_found_nothing() {
         shop.append(now());
         assert_eq!(shop.claim(now()), Ok(1));
     }
+}
+
+#[test]
+fn moves_survive_their_notes_and_a_snapshot() {
+    let queue = QueueName::parse("dead").unwrap();
+    let of = Move { why: Why::Worn, to: Some(queue.clone()), made: UnixMillis::new(7) };
+    let aim = Aim { queue, incarnation: 3, partition: Partition(1), from: Offset(40) };
+    let range = |from, to| vec![Offset(from)..Offset(to)];
+    let mut ledger = Ledger::default();
+    lease(&mut ledger, 0, 9);
+    let records = [
+        Record::Move { number: 1, of: of.clone(), offsets: range(2, 5) },
+        Record::Aim { number: 1, aim },
+        Record::Move { number: 2, of: Move { to: None, why: Why::Redriven, ..of }, offsets: range(7, 8) },
+        Record::Stay { offsets: range(4, 5) },
+        Record::Gone { offsets: range(7, 8) },
+    ];
+    for record in &records {
+        let mut note = Vec::new();
+        record.encode(&mut note);
+        assert_eq!(record::read(&note), (vec![record.clone()], true));
+        ledger.apply(now(), record);
+        assert!(ledger.is_sound(), "{record:?}");
+    }
+    let mut again = Ledger::default();
+    let mut note = Vec::new();
+    Record::Snapshot(ledger.snapshot(now())).encode(&mut note);
+    record::read(&note).0.iter().for_each(|record| again.apply(now(), record));
+    for ledger in [&ledger, &again] {
+        assert!(ledger.is_sound());
+        assert_eq!((ledger.moving_messages(), ledger.moved_by(1, 9)), (2, range(2, 4)));
+        assert!(ledger.first_move().is_some_and(|(number, moving)| number == 1 && moving.aim.is_some()));
+        assert!(ledger.pinned(Millis::new(u64::MAX >> 1), 9) == range(2, 4), "what moves does not expire");
+    }
+    assert_eq!(again.snapshot(now()), ledger.snapshot(now()));
 }

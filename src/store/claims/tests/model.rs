@@ -12,8 +12,12 @@ use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
 use crate::store::claims::ledger::Ledger;
-use crate::store::claims::pieces::Phase;
-use crate::store::claims::record::{Record, read};
+use crate::store::claims::pieces::{Phase, Tally};
+use crate::store::claims::record::{Given, Passed, Record, read};
+use crate::store::stock::Minute;
+
+/// The size of every message.
+const BYTES: u64 = 7;
 
 /// The state of a message in the model. Messages that are not in the map are settled, or not given out yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +25,15 @@ struct Message {
     lease: u64,
     count: u32,
     phase: Phase,
+    expires: Minute,
+    lives_until: Millis,
+}
+
+impl Message {
+    /// A message that was passed over.
+    fn passed(phase: Phase, expires: Minute) -> Self {
+        Self { lease: 0, count: 0, phase, expires, lives_until: Millis::ZERO }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +67,9 @@ enum Step {
         skip: u64,
         count: u64,
     },
+    /// Deletes messages, also behind those that were given out.
+    Delete(Vec<(u64, u64)>),
+    Purge,
     Pass {
         ms: u64,
     },
@@ -81,7 +97,10 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(lease, client, ranges, what)| Step::Settle { lease, client, ranges, what }),
         1 => (0u8..3, what()).prop_map(|(client, what)| Step::Ended { client, what }),
         1 => (0u64..9, 1u64..5).prop_map(|(skip, count)| Step::Gone { skip, count }),
+        1 => vec((0u64..6, 1u64..4), 1..4).prop_map(Step::Delete),
+        1 => prop_oneof![5 => Just(Step::Snapshot), 1 => Just(Step::Purge)],
         3 => (0u64..6_000).prop_map(|ms| Step::Pass { ms }),
+        1 => (0u64..100_000).prop_map(|ms| Step::Pass { ms }),
         1 => Just(Step::Snapshot),
     ]
 }
@@ -115,17 +134,40 @@ impl Trial {
         self.records.push(note);
     }
 
+    /// Returns messages with a TTL that follows from their offsets.
+    fn given(&self, offsets: Range<Offset>, count: u32) -> Given {
+        let (expires, bytes) = (self.expires(offsets.start), BYTES * offsets.end.since(offsets.start));
+        Given { offsets, count, expires, bytes }
+    }
+
+    fn passed(&self, offsets: Range<Offset>, wait: Millis) -> Passed {
+        let Given { offsets, expires, bytes, .. } = self.given(offsets, 0);
+        Passed { offsets, wait, expires, bytes }
+    }
+
+    fn expires(&self, offset: Offset) -> Minute {
+        let known = self.messages.get(&offset).map(|message| message.expires);
+        known.unwrap_or(Minute(Minute::from(self.now.unix).0 + (offset.0 % 3) as u32))
+    }
+
     /// Leases ranges in the ledger and in the model.
     fn grant(&mut self, pieces: Vec<(Range<Offset>, u32)>, ttl_secs: u32, client: u8) {
+        let given: Vec<Given> =
+            pieces.iter().map(|(offsets, count)| self.given(offsets.clone(), *count)).collect();
         let terms = Terms { client: ClientId::from(u128::from(client)), ttl_secs, grace_secs: 3 };
-        let record = self.ledger.grant(self.now, &terms, pieces.clone());
+        let record = self.ledger.grant(self.now, &terms, given.clone());
         let Record::Grant { lease, .. } = record else { panic!("{record:?}") };
         assert_eq!(self.clients.insert(lease.0, client), None, "{lease:?} was given twice");
-        let phase = Phase::Held(self.now.mono + Millis::from_secs(ttl_secs));
-        for (offsets, count) in pieces {
+        let ends = self.now.mono + Millis::from_secs(ttl_secs);
+        for Given { offsets, count, expires, .. } in given {
             for offset in offsets.start.following(offsets.end.since(offsets.start)) {
                 self.leased.entry(lease.0).or_default().insert(offset);
-                let before = self.messages.insert(offset, Message { lease: lease.0, count, phase });
+                let before = self.messages.get(&offset).copied();
+                let lives_until = before.map_or(Millis::ZERO, |before| before.lives_until);
+                let lives_until = lives_until.max(ends + Millis::from_secs(3));
+                let message =
+                    Message { lease: lease.0, count, phase: Phase::Held(ends), expires, lives_until };
+                self.messages.insert(offset, message);
                 assert!(before.is_none_or(|before| before.phase == Phase::Free), "{offset} is in two leases");
                 self.next = self.next.max(offset + 1);
             }
@@ -187,7 +229,9 @@ impl Trial {
                     Message { phase: Phase::Free, count: message.count.saturating_sub(1), ..message }
                 }
                 Settle::Renew(ttl) => {
-                    Message { phase: Phase::Held(self.now.mono + Millis::from_secs(ttl)), ..message }
+                    let ends = self.now.mono + Millis::from_secs(ttl);
+                    let lives_until = message.lives_until.max(ends + Millis::from_secs(3));
+                    Message { phase: Phase::Held(ends), lives_until, ..message }
                 }
             };
             self.messages.insert(offset, message);
@@ -199,17 +243,23 @@ impl Trial {
     }
 
     fn run(&mut self, step: &Step) {
+        self.take(step);
+        self.ledger.end_lives(self.now);
+    }
+
+    fn take(&mut self, step: &Step) {
         match step {
             Step::New { gap, delayed, count, ttl, client } => {
                 let next = self.next;
                 let mut start = next + *gap;
                 if *delayed > 0 {
-                    let (end, visible) = (start + *delayed, self.now.unix + Millis::new(2_500));
-                    let phase = Phase::Later(self.now.mono + Millis::new(2_500));
+                    let (end, wait) = (start + *delayed, Millis::new(2_500));
+                    let phase = Phase::Later(self.now.mono + wait);
+                    let passed = self.passed(start..end, wait);
                     for offset in start.following(*delayed) {
-                        self.messages.insert(offset, Message { lease: 0, count: 0, phase });
+                        self.messages.insert(offset, Message::passed(phase, passed.expires));
                     }
-                    self.apply(&Record::Delay { offsets: start..end, visible, delay_secs: 3, next });
+                    self.apply(&Record::Pass { at: self.now.unix, next, pieces: vec![passed] });
                     (start, self.next) = (end, end);
                 }
                 self.grant(vec![(start..start + *count, 1)], *ttl, *client);
@@ -248,9 +298,35 @@ impl Trial {
                 self.messages.retain(|offset, _| !offsets.contains(offset));
                 self.apply(&Record::Gone { offsets: vec![offsets] });
             }
+            Step::Delete(ranges) => {
+                let (mut end, mut offsets) = (self.ledger.floor(), Vec::new());
+                for (skip, count) in ranges {
+                    offsets.push(end + *skip..end + *skip + *count);
+                    end = end + *skip + *count;
+                }
+                let next = self.next;
+                if end > next {
+                    let passed = self.passed(next..end, Millis::ZERO);
+                    for offset in next.following(end.since(next)) {
+                        self.messages.insert(offset, Message::passed(Phase::Free, passed.expires));
+                    }
+                    self.apply(&Record::Pass { at: self.now.unix, next, pieces: vec![passed] });
+                    self.next = end;
+                }
+                for range in &offsets {
+                    self.messages.retain(|offset, _| !range.contains(offset));
+                }
+                self.apply(&Record::Delete { next: self.next, offsets });
+            }
+            Step::Purge => {
+                self.messages.clear();
+                self.next += 2;
+                self.apply(&Record::Purge { through: self.next });
+            }
             Step::Pass { ms } => {
                 self.now = self.now.later(Millis::new(*ms));
                 self.ledger.expire(self.now.mono);
+                self.ledger.end_lives(self.now);
                 for message in self.messages.values_mut() {
                     if let Phase::Held(at) | Phase::Later(at) = message.phase
                         && at <= self.now.mono
@@ -275,11 +351,13 @@ impl Trial {
         assert!(self.ledger.is_sound(), "{:?}", self.ledger);
         assert_eq!(self.ledger.next(), self.next);
         let messages = self.ledger.pieces().all().flat_map(|(offsets, piece)| {
-            let message = Message { lease: piece.lease.0, count: piece.count, phase: piece.phase };
+            let (phase, expires, lives_until) = (piece.phase, piece.expires, piece.lives_until);
+            let message = Message { lease: piece.lease.0, count: piece.count, phase, expires, lives_until };
             offsets.start.following(piece.length.into()).map(move |offset| (offset, message))
         });
         let messages: BTreeMap<Offset, Message> = messages.collect();
         assert_eq!(messages, self.messages);
+        self.check_counts();
         assert_eq!(self.ledger.floor(), self.messages.keys().next().copied().unwrap_or(self.next));
         for from in Offset::ZERO.following(self.next.0 + 2) {
             let expected =
@@ -298,16 +376,57 @@ impl Trial {
         }
     }
 
+    /// Checks the counts. Messages that have expired may count for another minute.
+    fn check_counts(&self) {
+        let count = |is_counted: &dyn Fn(&Message) -> bool| {
+            let mut tally = Tally::default();
+            for message in self.messages.values() {
+                let is_held = matches!(message.phase, Phase::Held(_));
+                if !is_held && !is_counted(message) {
+                    continue;
+                }
+                tally.bytes += BYTES;
+                match message.phase {
+                    Phase::Held(_) => tally.held += 1,
+                    Phase::Later(_) => tally.later += 1,
+                    Phase::Free => tally.free += 1,
+                    Phase::Moving(_) => unreachable!("the model moves nothing"),
+                }
+            }
+            tally
+        };
+        let now = self.now;
+        let lives = |message: &Message, lag: Millis| {
+            let unix = now.unix.saturating_sub(lag);
+            !message.expires.has_begun(unix) || message.lives_until + lag > now.mono
+        };
+        let least = count(&|message| lives(message, Millis::ZERO));
+        let most = count(&|message| lives(message, Millis::new(60_000)));
+        let tally = self.ledger.pieces().tally();
+        assert_eq!(tally.held, least.held);
+        let numbers = |tally: Tally| [tally.free, tally.later, tally.bytes];
+        for ((least, count), most) in numbers(least).into_iter().zip(numbers(tally)).zip(numbers(most)) {
+            assert!(
+                (least..=most).contains(&count),
+                "{count} is not within {least} and {most}: {:?}",
+                self.ledger
+            );
+        }
+        assert_eq!(tally.bytes, BYTES * (tally.free + tally.held + tally.later));
+    }
+
     /// Checks that the records from any snapshot on, and all of them, make the same ledger.
     fn check_replay(&self) {
-        let snapshots = (0..self.records.len()).filter(|index| self.records[*index].first() == Some(&5));
+        let snapshots = (0..self.records.len()).filter(|index| self.records[*index].first() == Some(&20));
         for first in snapshots.chain([0]) {
             let mut replayed = Ledger::default();
             for note in &self.records[first..] {
                 read(note).0.iter().for_each(|record| replayed.apply(self.now, record));
             }
             replayed.expire(self.now.mono);
+            replayed.end_lives(self.now);
             assert!(replayed.is_sound());
+            assert_eq!(replayed.pieces().tally().held, self.ledger.pieces().tally().held);
             let (replayed, live) = (replayed.snapshot(self.now), self.ledger.snapshot(self.now));
             assert_eq!(replayed, live, "from record {first}");
         }

@@ -6,8 +6,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::base::batch::{BatchBuilder, Fetched};
-use crate::base::claim::{Grant, LeaseId, Leases, Leaving, Lost, Settle, Settlement, Terms, View, Worker};
+use crate::base::claim::{
+    Grant, Granted, LeaseId, Leases, Leaving, Lost, Settle, Settlement, Terms, View, Worker,
+};
 use crate::base::clock::Now;
+use crate::base::manage::{Found, Manage, Managed, Only, Removed};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId};
@@ -17,7 +20,7 @@ use crate::store::log::random::Random;
 use crate::store::log::simulated::Simulated;
 use crate::store::log::{self, Durability, Log, Moment};
 use crate::store::memory::{Memory, WhenFull};
-use crate::store::{Completion, Request, Store, Stream};
+use crate::store::{Completion, NewQueue, Request, Store, Stream};
 
 const QUEUE: QueueId = QueueId(1);
 pub(super) const KEY: PartitionKey = PartitionKey { queue: QUEUE, partition: Partition(0) };
@@ -25,7 +28,7 @@ const CLIENTS: u128 = 3;
 const TTL: u32 = 10;
 
 /// Where a store lives, and what can happen to it.
-trait Ground {
+pub(super) trait Ground {
     type Store: Store<Inner<u64>>;
 
     fn start(&mut self, now: Now) -> Self::Store;
@@ -37,7 +40,7 @@ trait Ground {
     fn crash(&mut self, random: &mut Random) -> bool;
 }
 
-struct InMemory;
+pub(super) struct InMemory;
 
 impl Ground for InMemory {
     type Store = Memory<Inner<u64>>;
@@ -55,16 +58,20 @@ impl Ground for InMemory {
     }
 }
 
-struct OnDisk {
-    disk: Simulated,
+pub(super) struct OnDisk {
+    pub(super) disk: Simulated,
     boot: u128,
     config: log::Settings,
 }
 
 impl OnDisk {
-    fn new(seed: u64, tail_bytes: usize) -> Self {
+    pub(super) fn new(seed: u64, tail_bytes: usize) -> Self {
+        Self::with_segments(seed, tail_bytes, 64 << 10)
+    }
+
+    pub(super) fn with_segments(seed: u64, tail_bytes: usize, segment_bytes: u64) -> Self {
         let config = log::Settings {
-            segment_bytes: 64 << 10,
+            segment_bytes,
             tail_bytes,
             durability: Durability::Fsync,
             ..log::Settings::default()
@@ -109,6 +116,10 @@ struct Message {
     /// Whether somebody asked for it to be deleted, and was told that it is.
     is_ack_sent: bool,
     is_ack_told: bool,
+    /// Where it is, if that was told.
+    offset: Option<Offset>,
+    /// How many requests are open that may delete it.
+    removing: usize,
     /// From when on it can be claimed.
     visible: UnixMillis,
     /// How often it was given out, as far as workers know.
@@ -146,7 +157,19 @@ enum Asked {
     Append(Vec<u64>),
     Claim(Worker, ClientId),
     Watch(Worker),
-    Settle { lease: LeaseId, what: Settle, messages: Vec<u64>, at: Millis },
+    Settle {
+        lease: LeaseId,
+        what: Settle,
+        messages: Vec<u64>,
+        at: Millis,
+    },
+    /// What the partition may hold, and the number of messages that were ever sent.
+    Stats(Range<u64>, usize),
+    Find(Vec<u64>, Vec<u64>),
+    Remove(Vec<u64>, Only),
+    Pop(usize),
+    /// The messages that were stored, and the number of all.
+    Purge(Vec<u64>, u64),
 }
 
 /// A store with producers and workers on one partition.
@@ -162,6 +185,8 @@ struct Site<G: Ground> {
     leases: BTreeMap<LeaseId, Lease>,
     workers: u128,
     is_fetched: bool,
+    /// How many messages may have been popped by requests that have failed.
+    popped: usize,
 }
 
 impl<G: Ground> Site<G> {
@@ -180,6 +205,7 @@ impl<G: Ground> Site<G> {
             leases: BTreeMap::new(),
             workers: 0,
             is_fetched: false,
+            popped: 0,
         };
         site.open();
         site
@@ -195,7 +221,7 @@ impl<G: Ground> Site<G> {
     fn open(&mut self) {
         for _ in 0..1000 {
             let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
-            let open = Request::Open { token: 0, queue: QUEUE, name, create: Some(1) };
+            let open = Request::Open { token: 0, queue: QUEUE, name, create: Some(NewQueue::plain(1)) };
             assert!(self.store.submit(self.now, open).is_ok());
             for _ in 0..1000 {
                 while let Some(completion) = self.store.poll_completion(self.now) {
@@ -301,6 +327,161 @@ impl<G: Ground> Site<G> {
         self.submit(asked, |token| Request::Settle { token, partition, settlements });
     }
 
+    /// Asks for single messages, or for all.
+    fn manage(&mut self) {
+        let ask = |site: &mut Self, asked, what| {
+            site.submit(asked, |token| Request::Manage { token, partition: KEY, what });
+        };
+        let stored = self.messages.iter().filter_map(|(number, message)| Some((message.offset?, *number)));
+        let mut stored: Vec<(Offset, u64)> = stored.collect();
+        stored.sort_unstable();
+        stored.retain(|_| self.random.one_in(8));
+        let (offsets, numbers): (Vec<Offset>, Vec<u64>) = stored.into_iter().unzip();
+        match self.random.below(12) {
+            0..=3 => {
+                let range = self.bounds();
+                let sent = self.messages.len();
+                ask(self, Asked::Stats(range, sent), Manage::Stats);
+            }
+            4..=6 => {
+                let there =
+                    numbers.iter().copied().filter(|number| is_left(&self.messages[number])).collect();
+                ask(self, Asked::Find(numbers, there), Manage::Find(offsets));
+            }
+            7..=9 => {
+                let leases: Vec<_> = self.leases.iter().map(|(id, lease)| (*id, lease.client)).collect();
+                let only = match self.random.below(3) {
+                    0 => Only::All,
+                    1 if !leases.is_empty() => {
+                        let (lease, client) = leases[self.random.below(leases.len())];
+                        Only::In(client, lease)
+                    }
+                    _ => Only::Unclaimed,
+                };
+                for number in &numbers {
+                    self.messages.get_mut(number).unwrap().removing += 1;
+                }
+                ask(self, Asked::Remove(numbers, only), Manage::Remove { offsets, only });
+            }
+            10 => {
+                let messages_max = 1 + self.random.below(9) as u32;
+                let what = Manage::Pop { messages_max, bytes_max: 1_000 };
+                ask(self, Asked::Pop(messages_max as usize), what);
+            }
+            _ if self.random.one_in(5) => {
+                let end = self.messages.len() as u64;
+                self.messages.values_mut().for_each(|message| message.removing += 1);
+                let stored = self.messages.iter().filter(|(_, message)| message.is_stored);
+                let stored = stored.map(|(number, _)| *number).collect();
+                ask(self, Asked::Purge(stored, end), Manage::Purge);
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the least and the largest number of messages that the partition may hold, and one more.
+    fn bounds(&self) -> Range<u64> {
+        let is_there = |message: &&Message| !message.is_ack_told;
+        let least = self.messages.values().filter(|message| is_left(message)).count();
+        let most = self.messages.values().filter(is_there).count();
+        least.saturating_sub(self.pops()) as u64..most as u64 + 1
+    }
+
+    /// Returns how many messages may have been popped or purged without an answer.
+    fn pops(&self) -> usize {
+        if self.asked.values().any(|asked| matches!(asked, Asked::Purge(..))) {
+            return self.messages.len();
+        }
+        let open = self.asked.values().map(|asked| if let Asked::Pop(most) = asked { *most } else { 0 });
+        self.popped + open.sum::<usize>()
+    }
+
+    /// Handles what became of such a request; `None` if it has failed or is forgotten.
+    fn handle_managed(&mut self, asked: Asked, answer: Option<Managed>) {
+        let seed = self.seed;
+        match (asked, answer) {
+            (Asked::Stats(before, sent), Some(Managed::Stats(stats))) => {
+                let after = self.bounds();
+                let total = stats.free + stats.claimed + stats.delayed;
+                let more = (self.messages.len() - sent) as u64;
+                let range = before.start.min(after.start)..before.end + more;
+                assert!(range.contains(&total), "seed {seed}: {stats:?} is not within {range:?}");
+                assert_eq!(stats.bytes == 0, total == 0, "seed {seed}: {stats:?}");
+                let ends = [stats.oldest, stats.newest].map(|end| end.map(|stored| stored.timestamp));
+                assert!(ends[0] <= ends[1] || ends[1].is_none(), "seed {seed}: {stats:?}");
+            }
+            (Asked::Find(numbers, there), Some(Managed::Found(found))) => {
+                let found = found.into_iter().map(|Found { stored, record, .. }| {
+                    number_of(stored.batch.record_at(record).unwrap().1.payload)
+                });
+                let found: Vec<u64> = found.collect();
+                assert!(found.iter().all(|number| numbers.contains(number)), "seed {seed}: {found:?}");
+                for number in there.iter().filter(|number| is_left(&self.messages[number])) {
+                    assert!(found.contains(number) || self.pops() > 0, "seed {seed}: {number} is not found");
+                }
+            }
+            (Asked::Remove(numbers, only), answer) => self.handle_removed(&numbers, only, answer),
+            (Asked::Pop(most), None) => self.popped += most,
+            (Asked::Pop(_), Some(Managed::Popped(runs))) => self.handle_popped(runs),
+            (Asked::Purge(stored, end), answer) => {
+                let is_told = answer.is_some();
+                for (number, message) in &mut self.messages {
+                    if *number < end {
+                        message.removing -= 1;
+                        message.is_ack_told |= is_told && stored.contains(number);
+                    }
+                    // Those that were stored before the answer may be among them.
+                    message.is_ack_sent = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_removed(&mut self, numbers: &[u64], only: Only, answer: Option<Managed>) {
+        let (seed, now, pops) = (self.seed, self.now.mono, self.pops());
+        let removed = match answer {
+            Some(Managed::Removed(removed)) => removed,
+            _ => Vec::new(),
+        };
+        for (index, number) in numbers.iter().enumerate() {
+            let is_held = self.leases.values().any(|lease| lease.holds(*number, now));
+            let message = self.messages.get_mut(number).unwrap();
+            let was_left = message.removing == 1 && !message.is_ack_sent && message.is_stored;
+            message.removing -= 1;
+            match removed.get(index) {
+                Some(Removed::Yes) => {
+                    assert!(!message.is_ack_told, "seed {seed}: {number} is deleted twice");
+                    assert!(only != Only::Unclaimed || !is_held, "seed {seed}: {number} is leased");
+                    (message.is_ack_sent, message.is_ack_told) = (true, true);
+                }
+                Some(Removed::Absent) => {
+                    assert!(!was_left || pops > 0, "seed {seed}: {number} is there")
+                }
+                Some(Removed::Claimed) => assert!(only != Only::All, "seed {seed}"),
+                Some(Removed::Unclaimed) => assert!(matches!(only, Only::In(..)), "seed {seed}"),
+                None => message.is_ack_sent = true,
+            }
+        }
+    }
+
+    fn handle_popped(&mut self, runs: Vec<Granted>) {
+        let (seed, now) = (self.seed, self.now);
+        for run in runs {
+            let mut at = run.record;
+            for _ in run.offsets.start.0..run.offsets.end.0 {
+                let (next, record) = run.stored.batch.record_at(at).unwrap();
+                let number = number_of(record.payload);
+                at = next;
+                let is_held = self.leases.values().any(|lease| lease.holds(number, now.mono));
+                let message = self.messages.get_mut(&number).unwrap();
+                assert!(!is_held && !message.is_ack_told, "seed {seed}: {number} is popped");
+                assert!(message.visible <= now.unix, "seed {seed}: {number} comes before its delay is over");
+                (message.is_ack_sent, message.is_ack_told) = (true, true);
+            }
+        }
+    }
+
     fn leave(&mut self, worker: Worker, leaving: Leaving) {
         let leave = Request::Leave { worker, partition: KEY, leaving };
         assert!(self.store.submit(self.now, leave).is_ok());
@@ -325,8 +506,10 @@ impl<G: Ground> Site<G> {
                 let Some(Asked::Append(numbers)) = self.asked.remove(&token) else {
                     panic!("seed {seed}: {token}")
                 };
-                for number in numbers {
-                    self.messages.get_mut(&number).unwrap().is_stored = result.is_ok();
+                let first = result.as_ref().ok().map(|range| range.clone().unwrap().start);
+                for (index, number) in (0..).zip(numbers) {
+                    let message = self.messages.get_mut(&number).unwrap();
+                    (message.is_stored, message.offset) = (result.is_ok(), first.map(|first| first + index));
                 }
             }
             Completion::Claimed { token, result } => {
@@ -359,7 +542,14 @@ impl<G: Ground> Site<G> {
                     self.check_read(&fetched);
                 }
             }
-            Completion::Opened { .. } | Completion::Resolved { .. } | Completion::Deleted { .. } => {}
+            Completion::Managed { token, result } => {
+                let Some(asked) = self.asked.remove(&token) else { panic!("seed {seed}: {token}") };
+                self.handle_managed(asked, result.ok());
+            }
+            Completion::Opened { .. }
+            | Completion::Resolved { .. }
+            | Completion::Altered { .. }
+            | Completion::Deleted { .. } => {}
         }
     }
 
@@ -434,13 +624,14 @@ impl<G: Ground> Site<G> {
         if !self.ground.crash(&mut self.random) {
             return;
         }
-        self.asked.clear();
+        let asked: Vec<Asked> = self.asked.drain().map(|(_, asked)| asked).collect();
+        asked.into_iter().for_each(|asked| self.handle_managed(asked, None));
         self.store = Ledgers::new(self.ground.start(self.now));
         self.open();
     }
 
     fn act(&mut self) {
-        match self.random.below(40) {
+        match self.random.below(48) {
             0..=7 => self.produce(),
             8..=15 => {
                 let (worker, client) = self.worker();
@@ -470,6 +661,7 @@ impl<G: Ground> Site<G> {
                 self.pass(Millis::new(ms));
             }
             33 if self.random.one_in(4) => self.crash(),
+            40..=44 => self.manage(),
             _ => {
                 for _ in 0..self.random.below(10) {
                     self.ground.advance();
@@ -481,13 +673,17 @@ impl<G: Ground> Site<G> {
 
     /// Lets everything end: a worker takes and acknowledges what is left. Nothing that was stored may be missing.
     fn drain(&mut self) {
+        let (mut before, mut calm) = (0, 0);
         for _ in 0..4_000 {
             self.poll();
             if self.ground.advance() {
                 continue;
             }
-            let is_left = |message: &Message| message.is_stored && !message.is_ack_sent;
-            if !self.messages.values().any(is_left)
+            let left = self.messages.values().filter(|message| is_left(message)).count();
+            calm = if left == before { calm + 1 } else { 0 };
+            before = left;
+            if left <= self.popped
+                && (left == 0 || calm > 300)
                 && self.asked.values().all(|asked| matches!(asked, Asked::Watch(_)))
             {
                 return;
@@ -498,8 +694,7 @@ impl<G: Ground> Site<G> {
             self.settle(Settle::Ack, true);
             self.pass(Millis::new(500));
         }
-        let left: Vec<_> =
-            self.messages.iter().filter(|(_, message)| message.is_stored && !message.is_ack_sent).collect();
+        let left: Vec<_> = self.messages.iter().filter(|(_, message)| is_left(message)).collect();
         panic!("seed {}: these messages never come: {left:?}", self.seed);
     }
 
@@ -544,6 +739,11 @@ impl<G: Ground> Site<G> {
             }
         }
     }
+}
+
+/// Returns whether a message must still come.
+fn is_left(message: &Message) -> bool {
+    message.is_stored && !message.is_ack_sent && message.removing == 0
 }
 
 fn number_of(payload: &[u8]) -> u64 {

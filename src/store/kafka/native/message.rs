@@ -81,17 +81,26 @@ impl Message<'_> {
         unsafe { bytes_of(self.get().payload, self.get().len) }
     }
 
-    /// Returns the last header with this name.
-    pub fn header(&self, name: &CStr) -> Option<&[u8]> {
-        let (mut headers, mut value, mut length) = (ptr::null_mut(), ptr::null(), 0);
-        // SAFETY: the message lives, and its headers and values with it.
-        unsafe {
-            if rd::rd_kafka_message_headers(self.raw, &mut headers) != NO_ERROR
-                || rd::rd_kafka_header_get_last(headers, name.as_ptr(), &mut value, &mut length) != NO_ERROR
-            {
-                return None;
+    /// Calls `each` with the name and the value of every header. The value `None` is Kafka's null.
+    pub fn each_header(&self, mut each: impl FnMut(&CStr, Option<&[u8]>)) {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message lives, and its headers with it.
+        if unsafe { rd::rd_kafka_message_headers(self.raw, &mut headers) } != NO_ERROR {
+            return;
+        }
+        for index in 0.. {
+            let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: as above. After the last header the call writes nothing and fails.
+            let code =
+                unsafe { rd::rd_kafka_header_get_all(headers, index, &mut name, &mut value, &mut length) };
+            if code != NO_ERROR {
+                return;
             }
-            Some(bytes_of(value, length))
+            // SAFETY: librdkafka ends names with a zero byte; pointer and length of the value are its own.
+            unsafe {
+                let value = (!value.is_null()).then(|| bytes_of(value, length));
+                each(CStr::from_ptr(name), value);
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use super::array::array;
 use super::handle::Handle;
 use super::queue::Queue;
 use super::trouble::{Trouble, check, text_of};
+use crate::base::attributes::Attributes;
 use crate::base::queue::Signing;
 use crate::store::Life;
 
@@ -74,6 +75,6 @@ unsafe fn description(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<L
         let mut partitions = 0;
         rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
         let partitions = u16::try_from(partitions).unwrap_or(u16::MAX);
-        Ok(Life { incarnation: high ^ low, partitions, signing })
+        Ok(Life { incarnation: high ^ low, partitions, signing, attributes: Attributes::default() })
     }
 }

@@ -14,14 +14,17 @@ use std::collections::{HashMap, HashSet};
 use self::catalogues::{Catalogues, open_catalogues};
 use self::segments::{FoundSegment, open_segments};
 use self::starts::{open_history, start};
+use super::catalogue::Merged;
 use super::data_dir::{DataDir, SharedState};
 use super::disk::{Directory, FileName, Step};
 use super::format::{OFFSET_MAX, PartitionId};
 use super::history::{History, Moment};
 use super::keep::Keep;
 use super::segment::Past;
-use crate::base::names::queue_hash;
+use crate::base::limits::PARTITIONS_MAX;
+use crate::base::names::{FullName, queue_hash};
 use crate::base::units::{Offset, Partition};
+use crate::store::Life;
 
 /// The number of offsets that are skipped after damage. It is unknown how many messages were damaged, and no
 /// id may be given out twice. More than any number of files holds.
@@ -40,19 +43,20 @@ pub fn open(
     let mut report = Report::default();
     let files = directory.list()?;
     for (file, _) in &files {
-        if matches!(file, FileName::NewIndex(_) | FileName::NewCatalogue(_) | FileName::NewHistory) {
+        if file.is_passing() {
             directory.run(&Step::Remove(*file))?;
         }
     }
     let found_history = open_history(directory, &files, &mut report)?;
-    let Catalogues { queues, deleted, ends } = open_catalogues(directory, &files, shards, &mut report)?;
+    let Catalogues { merged, places } = open_catalogues(directory, &files, shards, &mut report)?;
+    let Merged { mut queues, deleted, last_number } = merged;
     let stopped = found_history.as_ref().and_then(|history| history.stopped.clone());
     let facts =
         Facts { stopped: stopped.as_deref().unwrap_or_default(), deleted: &deleted, unix: now.unix() };
     let (mut found, is_one_lost) = open_segments(directory, &files, &facts, &mut report)?;
     found.sort_by_key(|found| found.segment.number);
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
-    let mut state = SharedState { catalogue_ends: ends, ..SharedState::default() };
+    let mut state = SharedState { catalogues: places, ..SharedState::default() };
     let last_damaged = found.iter().rev().find(|found| found.is_damaged).map(|found| found.segment.number);
     let mut last_incarnation = live.iter().chain(&deleted).copied().max().unwrap_or(0);
     let mut orphans: u64 = 0;
@@ -80,6 +84,7 @@ pub fn open(
         }
         state.segments.push(segment);
     }
+    raise_partitions(&mut queues, pasts.keys());
     let has_state = pasts.keys().any(|id| id.1.of_state().is_some());
     for ((project, queue), life) in &queues {
         let hash = queue_hash(project, queue);
@@ -128,7 +133,7 @@ pub fn open(
         newest.chain(state.segments.iter().map(|segment| segment.newest())).max().unwrap_or_default();
     state.history = history;
     state.queues = queues;
-    state.next_incarnation = last_incarnation.max(now.unix_ns);
+    state.next_incarnation = last_incarnation.max(last_number).max(now.unix_ns);
     state.next_place = files
         .iter()
         .filter_map(|(file, _)| match file {
@@ -140,6 +145,18 @@ pub fn open(
         .map(|place| place.saturating_add(1))
         .max()
         .unwrap_or(0);
-    state.stopped = stopped;
     Ok((DataDir::new(state), report))
+}
+
+/// Lets queues have every partition that holds something. The alteration that added it may be damaged.
+fn raise_partitions<'a>(queues: &mut HashMap<FullName, Life>, found: impl Iterator<Item = &'a PartitionId>) {
+    let mut used: HashMap<u64, u16> = HashMap::new();
+    for (incarnation, partition) in found {
+        let of = used.entry(*incarnation).or_default();
+        *of = (*of).max(partition.of_state().unwrap_or(*partition).0.saturating_add(1));
+    }
+    for life in queues.values_mut() {
+        let used = used.get(&life.incarnation).copied().unwrap_or_default();
+        life.partitions = life.partitions.max(used.min(PARTITIONS_MAX));
+    }
 }

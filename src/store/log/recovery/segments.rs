@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::facts::{Facts, read_index};
 use super::report::{Damaged, OpenError, Report};
 use crate::store::log::disk::{
-    Directory, FileName, Step, is_unreadable, read_all, run_all, salvage_all, save_index,
+    Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage_all, save_index,
 };
 use crate::store::log::format::{BLOCK, PartitionId, ROUNDS_AT, Unreadable};
 use crate::store::log::header::SegmentHeader;
 use crate::store::log::history::Sealed;
-use crate::store::log::index::{INDEX_HEADER, Index};
+use crate::store::log::index::{INDEX_HEADER, Index, STOCKS_HEADER, Span};
 use crate::store::log::scan::{Damage, scan, scan_sealed};
 use crate::store::log::segment::{Runs, SealedSpan, Segment};
 
@@ -79,11 +79,10 @@ pub(super) fn open_segments(
                     check_stopped(directory, *file, &header, index.end, report)?;
                 }
                 let heads = index.spans.iter().map(|(_, head, _)| head);
-                let segment = Arc::new(Segment::new(place, &header, heads));
-                let spans = index
-                    .spans
-                    .into_iter()
-                    .map(|(id, head, at)| (id, SealedSpan::new(segment.clone(), head, Runs::Index(at))));
+                let segment = Arc::new(Segment::new(place, &header, index.end, heads));
+                let spans = index.spans.into_iter().zip(index.stocks).map(|((id, head, at), stock)| {
+                    (id, SealedSpan::new(segment.clone(), head, Runs::Index(at), stock))
+                });
                 FoundSegment { spans: spans.collect(), segment, is_damaged: false }
             }
             None => match scan_segment(directory, place, &header, is_short, facts, report) {
@@ -170,7 +169,10 @@ fn open_index(
         Err(error) => return Err(error.into()),
     };
     match Index::parse(stamp, &bytes) {
-        Ok(index) => Ok(Some(index)),
+        Ok(mut index) => {
+            read_stocks(directory, file, stamp, &mut index);
+            Ok(Some(index))
+        }
         // An index from an earlier use of the file does not count.
         Err(Unreadable::Damaged) if Index::stamp(&bytes).is_ok_and(|of| of != stamp) => Ok(None),
         Err(Unreadable::Damaged) => {
@@ -179,6 +181,17 @@ fn open_index(
             Ok(None)
         }
         Err(why) => Err(OpenError::Version(file, why)),
+    }
+}
+
+/// Reads what the spans of an index hold. Without that they count as a whole, so nothing is lost.
+fn read_stocks(directory: &dyn Directory, file: FileName, stamp: u64, index: &mut Index) {
+    let at = index.stocks_at();
+    let header = read(directory, file, at, STOCKS_HEADER).unwrap_or_default();
+    let Some(size) = index.stocks_bytes(&header) else { return };
+    let bytes = read(directory, file, at, STOCKS_HEADER + size).unwrap_or_default();
+    if !index.read_stocks(stamp, &bytes) {
+        tracing::warn!(%file, "the counts in an index are damaged; those of its messages are rough until they are gone");
     }
 }
 
@@ -217,13 +230,15 @@ fn scan_segment(
             means,
         }));
     }
-    let spans = found.spans();
+    let mut spans = found.spans();
+    spans.values_mut().for_each(Span::seal);
     report.damaged.extend(found.damage.into_iter().map(|damage| Damaged {
         file,
         damage,
         means: "the messages in this range are lost",
     }));
-    let segment = Arc::new(Segment::new(place, header, spans.values().map(|span| &span.head)));
+    let heads = spans.values().map(|span| &span.head);
+    let segment = Arc::new(Segment::new(place, header, found.end, heads));
     let (index, index_bytes) = Index::encode(header.stamp, found.end, &spans);
     // The server may have ended because a sync failed. Then what the system returns of the file need not be
     // on the disk, and another sync would not write it. So what is served from now on is written again.
@@ -246,7 +261,7 @@ fn scan_segment(
     let spans = index.spans.into_iter().zip(spans.into_values()).map(|((id, head, at), span)| {
         let runs =
             if saved.is_ok() && !is_damaged { Runs::Index(at) } else { Runs::Memory(span.runs.into()) };
-        (id, SealedSpan::new(segment.clone(), head, runs))
+        (id, SealedSpan::new(segment.clone(), head, runs, span.stock))
     });
     Ok(FoundSegment { spans: spans.collect(), segment, is_damaged })
 }

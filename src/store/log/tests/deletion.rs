@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::names::queue_hash;
 use crate::base::queue::{home, owner};
+use crate::store::{NewQueue, Offline};
 
 /// Returns the home of a queue.
 fn home_of(queue: u64, shards: u16) -> u16 {
@@ -115,7 +116,12 @@ fn a_failed_deletion_is_repeated_until_it_is_durable() {
             // The next write contains the deletion, too.
             let shards = world.shards();
             let other = (QUEUES..).find(|other| home_of(*other, shards) == home_of(1, shards)).unwrap();
-            let open = Request::Open { token: 0, queue: QueueId(other), name: name(other), create: Some(1) };
+            let open = Request::Open {
+                token: 0,
+                queue: QueueId(other),
+                name: name(other),
+                create: Some(NewQueue::plain(1)),
+            };
             assert!(world.logs[usize::from(home_of(1, shards))].submit(world.now, open).is_ok());
         }
         let Some(Ok(incarnation)) = world.settle_deleted(asked) else { panic!("seed {seed}: not deleted") };
@@ -209,8 +215,11 @@ fn a_queue_that_a_tool_has_deleted_stays_deleted_with_any_number_of_shards() {
         let mut world = filled(seed, config());
         world.stop();
         world.logs.clear();
-        assert!(inspect::delete_queue(&world.disk, &name(2)).unwrap());
-        assert!(!inspect::delete_queue(&world.disk, &name(2)).unwrap());
+        let (mut offline, report) = Offline::open(world.disk.clone()).unwrap();
+        assert!(report.damaged.is_empty(), "{report:?}");
+        assert!(offline.delete(&name(2)).is_ok());
+        assert_eq!(offline.delete(&name(2)), Err(StoreFault::NoQueue));
+        offline.close().unwrap();
         world.sent.retain(|key, _| key.queue != QueueId(2));
         for _ in 0..3 {
             let report = world.start();

@@ -9,11 +9,15 @@
 //! `version-2` is from the version after 0.2.0: two shards, two partitions a queue, stopped twice and then killed. The
 //! queue `plain` has 30 messages. `work` has 20, of which every fifth has a delay of 60 s, and 20 notes of
 //! state. Its first four segments have version 1, and the others version 2.
+//!
+//! `version-2-with-headers` is from the same version: one shard, two partitions a queue, killed. The queue `plain` has 10
+//! messages, and `headed` 11: the first ten have a header with their number, and the second five of them keys.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::*;
+use crate::pb::headers::{HeaderRef, HeadersReader};
 
 /// A time at which the messages have not expired.
 const NOW: Moment = Moment { unix_ns: 1_795_900_000_000_000_000, boot: 1 };
@@ -50,15 +54,19 @@ fn lines(disk: &Simulated, project: &str, queue: &str, kind: inspect::Kind) -> O
     let contents = inspect::Contents::read(disk, &NOW).unwrap();
     assert!(contents.report.damaged.is_empty(), "{:?}", contents.report);
     let name = (Project::parse(project).unwrap(), QueueName::parse(queue).unwrap());
+    let header = |HeaderRef { name, value }: HeaderRef<'_>| {
+        format!(" {name}={}", String::from_utf8_lossy(value.expect("the commands send no null")))
+    };
     let mut all = Vec::new();
     let take = |_, stored: crate::base::batch::StoredBatch| {
         all.extend(stored.batch.records().map(|record| {
             let key = String::from_utf8_lossy(record.key);
             let delay = stored.batch.delay_secs();
             format!(
-                "{key}{}{}{}",
+                "{key}{}{}{}{}",
                 if key.is_empty() { "" } else { ":" },
                 String::from_utf8_lossy(record.payload),
+                HeadersReader::new(record.headers).map(Result::unwrap).map(header).collect::<String>(),
                 if delay > 0 { format!(" after {delay} s") } else { String::new() },
             )
         }));
@@ -220,6 +228,25 @@ fn a_directory_of_version_2_is_read_and_its_state_is_found() {
     assert_eq!(stateful, [0, 1]);
     drop(log);
     check(&disk);
+}
+
+#[test]
+fn a_directory_with_headers_is_read() {
+    let disk = directory("version-2-with-headers");
+    assert_eq!(payloads(&disk, "default", "plain"), numbered(1..=10, |number| format!("plain {number}")));
+    let headed = |number: u32| match number {
+        1..=5 => format!("headed {number} number={number} lang=de"),
+        11 => "headed 11".to_owned(),
+        _ => format!("k{number}:headed {number} number={number}"),
+    };
+    assert_eq!(payloads(&disk, "default", "headed"), numbered(1..=11, headed));
+    let mut features: Vec<u64> = Vec::new();
+    for (file, _) in disk.list().unwrap() {
+        if matches!(file, FileName::Segment(_)) {
+            features.push(header::SegmentHeader::parse(&bytes(&disk, file)).unwrap().features.0);
+        }
+    }
+    assert_eq!(features, [0, 16]);
 }
 
 fn bytes(disk: &Simulated, file: FileName) -> Vec<u8> {

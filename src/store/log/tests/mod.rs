@@ -1,6 +1,8 @@
 //! The log on a simulated disk. A world of shards and clients advances step by step, and is checked against
 //! what its clients know.
 
+mod alterations;
+mod backup;
 mod claims;
 mod clock;
 mod conformance;

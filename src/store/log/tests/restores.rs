@@ -195,7 +195,14 @@ fn offsets_that_a_start_skips_do_not_count_as_messages() {
         assert!(world.open(0));
         let (incarnation, _) = world.log_of(key).id(key).unwrap();
         let signing = Default::default();
-        let info = QueueInfo { id: key.queue, incarnation, partitions: PARTITIONS, hash: 0, signing };
+        let info = QueueInfo {
+            id: key.queue,
+            incarnation,
+            partitions: PARTITIONS,
+            hash: 0,
+            signing,
+            policy: Default::default(),
+        };
         let tail = world.log_of(key).tail(&info, key.partition).unwrap();
         (tail.stored, tail.messages_from(Offset(0)), tail.messages_from(Offset(2)), tail.end)
     };

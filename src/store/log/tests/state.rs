@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::access::{ProjectLimits, Use};
+use crate::base::batch::{Record, Shape};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::queue_hash;
 use crate::base::queue::owner;
@@ -348,6 +349,18 @@ fn segments_have_version_1_until_a_feature_is_needed_and_after_it_is_not() {
         fill_segment(&mut world, KEY);
     }
     assert_eq!(active(&world), 0, "a segment after one without delays has none");
+    // Headers, likewise. The header of the segment names what its batches need, as bit 4.
+    let mut headers = BatchBuilder::new(ClientId::from(1), 100, 0).with_shape(Shape::Headers);
+    headers.push_record(Record { headers: b"\x0a\0", ..Record::plain(b"with headers") });
+    let append = Request::Append { token: 2 << 40, stream: Stream(1), partition, batch: headers.close() };
+    world.appends.insert(2 << 40, (KEY, Vec::new()));
+    assert!(world.logs[0].submit(world.now, append).is_ok());
+    world.settle();
+    assert_eq!(active(&world), 16);
+    for _ in 0..4 {
+        fill_segment(&mut world, KEY);
+    }
+    assert_eq!(active(&world), 0);
     // State stays as long as its queue.
     let before = world.segments();
     for _ in 0..5 {

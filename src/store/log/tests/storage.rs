@@ -4,6 +4,7 @@ use super::*;
 use crate::access::ProjectLimits;
 use crate::access::{Tenants, Use};
 use crate::base::millis::{Millis, UnixMillis};
+use crate::store::NewQueue;
 use crate::store::conformance::batch;
 
 const START: Now = Now { mono: Millis::new(1), mono_ns: 1_000_000, unix: UnixMillis::new(1_000_000_000_000) };
@@ -51,7 +52,7 @@ impl Shard {
         let (queue, name) = (QueueId(number), name(project));
         let tenant = self.tenants.get(&name.0, Millis::ZERO);
         self.tenants.hold_queue(queue, tenant.hold(Use::Queue));
-        let open = Request::Open { token: 0, queue, name, create: Some(2) };
+        let open = Request::Open { token: 0, queue, name, create: Some(NewQueue::plain(2)) };
         assert!(self.log.submit(self.now, open).is_ok());
         self.settle();
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::queue_hash;
 use crate::base::queue::{home, owner};
-use crate::store::Life;
+use crate::store::{Life, NewQueue};
 
 /// The fate of a message, as far as its producer knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +128,12 @@ impl World {
         }
         let name = name(queue);
         let shard = usize::from(home(queue_hash(&name.0, &name.1), self.shards()));
-        let request =
-            Request::Open { token: u64::MAX, queue: QueueId(queue), name, create: Some(PARTITIONS) };
+        let request = Request::Open {
+            token: u64::MAX,
+            queue: QueueId(queue),
+            name,
+            create: Some(NewQueue::plain(PARTITIONS)),
+        };
         assert!(self.logs[shard].submit(self.now, request).is_ok());
         loop {
             for completion in self.poll() {
@@ -187,7 +191,13 @@ impl World {
                 all.push(completion);
             }
         }
-        for completion in &all {
+        self.note_fates(&all);
+        all
+    }
+
+    /// Records the fates of messages, and what was read.
+    pub(super) fn note_fates(&mut self, completions: &[Completion<u64>]) {
+        for completion in completions {
             match completion {
                 Completion::Appended { token, result } => {
                     let (key, numbers) = self.appends.remove(token).expect("a token completes once");
@@ -206,7 +216,6 @@ impl World {
                 _ => {}
             }
         }
-        all
     }
 
     pub(super) fn settle(&mut self) {
