@@ -109,7 +109,7 @@ pub(super) struct Keeper<T: Asker> {
     pub(super) asks: VecDeque<Ask<T>>,
     line: Line<T::Claim>,
     /// Whether the ledgers of the shard hold so much that nothing new is given out.
-    is_crowded: bool,
+    pub(super) is_crowded: bool,
     /// The ledger before a recall, until the recall ends.
     former: Option<Box<Ledger>>,
     pub(super) ahead: Ahead,

@@ -246,8 +246,9 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 Completion::Appended { token, result }
             }
             Completion::Appended { token: AppendBy::Limited(token, partition), result } => {
-                if result.is_ok() {
-                    self.handle_limited(now, partition);
+                if let Ok(range) = &result {
+                    let first = range.as_ref().map_or(Offset::ZERO, |range| range.start);
+                    self.handle_limited(now, partition, first);
                 }
                 Completion::Appended { token, result }
             }
