@@ -2,7 +2,8 @@
 //!
 //! Each partition of such a queue adds a share to what its queue holds. The share is exact after appends and deletions.
 //! Expired messages leave it at a tick. A partition that stores drops as much as it has stored of its own older messages,
-//! because it knows no others. At a tick, each partition drops its part of what is still too much.
+//! because it knows no others. At a tick, each partition drops its part of what is still too much. The newest message of a
+//! partition always stays.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -130,7 +131,11 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             messages: part(excess.messages, own.messages, all.messages),
             bytes: part(excess.bytes, own.bytes, all.bytes),
         };
-        self.drop_limited(now, partition, part, Offset(u64::MAX));
+        let stored = self.inner.holding(partition, Offset::ZERO, now.unix).unwrap_or_default().stored;
+        if !stored.is_empty() {
+            // The newest message stays.
+            self.drop_limited(now, partition, part, stored.end.previous());
+        }
     }
 
     /// Counts what a partition holds, if its queue has limits.
@@ -155,18 +160,17 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         share.set(held);
     }
 
-    /// Handles an append to a partition of a limited queue, from the offset `first` on: counts it, and drops older messages
-    /// if the queue wants that.
-    pub(super) fn handle_limited(&mut self, now: Now, partition: PartitionKey, first: Offset) {
+    /// Handles an append to a partition of a limited queue: counts it, and drops older messages if the queue wants that.
+    pub(super) fn handle_limited(&mut self, now: Now, partition: PartitionKey, stored: Range<Offset>) {
         self.count_limited(now, partition);
         let Some(share) = self.limits.shares.get(&partition) else { return };
         let (excess, policy) = (share.policy().excess(Held::default()), share.policy());
         if excess == Held::default() || policy.refuses() {
             return;
         }
-        // Other partitions have older ones, unless this one has all.
-        let below = if share.held() == policy.held() { Offset(u64::MAX) } else { first };
-        let new = stats_of(&self.inner.holding(partition, first, now.unix).unwrap_or_default());
+        // Other partitions have older ones, unless this one has all. The newest message stays.
+        let below = if share.held() == policy.held() { stored.end.previous() } else { stored.start };
+        let new = stats_of(&self.inner.holding(partition, stored.start, now.unix).unwrap_or_default());
         let excess = Held {
             messages: excess.messages.min(new.free + new.delayed),
             bytes: excess.bytes.min(new.bytes),
@@ -235,14 +239,15 @@ impl<T: Asker> Keeper<T> {
         out: &mut Out<T>,
     ) -> u64 {
         let mut dropping = Dropping { left: excess, dropped: 0, offsets: Vec::new() };
-        let pieces = self.ledger.pieces().all().take_while(|(offsets, _)| offsets.end <= below);
+        let pieces = self.ledger.pieces().overlapping(Offset::ZERO..below);
         for (offsets, piece) in
             pieces.filter(|(_, piece)| !piece.is_over && !matches!(piece.phase, Phase::Held(_)))
         {
             if dropping.is_done() {
                 break;
             }
-            dropping.take(offsets, piece.bytes);
+            let bytes = part_of(piece.bytes, offsets.end.since(offsets.start), piece.length.into());
+            dropping.take(offsets, bytes);
         }
         if !dropping.is_done() && self.ledger.next() < below {
             let behind = self.ledger.next()..below;

@@ -246,9 +246,8 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 Completion::Appended { token, result }
             }
             Completion::Appended { token: AppendBy::Limited(token, partition), result } => {
-                if let Ok(range) = &result {
-                    let first = range.as_ref().map_or(Offset::ZERO, |range| range.start);
-                    self.handle_limited(now, partition, first);
+                if let Ok(Some(stored)) = &result {
+                    self.handle_limited(now, partition, stored.clone());
                 }
                 Completion::Appended { token, result }
             }
