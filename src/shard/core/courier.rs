@@ -52,6 +52,7 @@ impl<S: Store<Connections>> Core<S> {
             let by = Asking::errand(self.shard, id);
             match what {
                 Wanted::Open(name) => self.open(now, by, name, true),
+                Wanted::Find(name) => self.open(now, by, name, false),
                 Wanted::End(queue, partition) => {
                     let token = PartitionToken { by, partition };
                     let key = queue.key(partition);

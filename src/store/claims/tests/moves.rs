@@ -280,7 +280,7 @@ impl<G: Ground> Post<G> {
             wait: false,
         };
         match what {
-            Wanted::Open(_) if fails => {
+            Wanted::Open(_) | Wanted::Find(_) if fails => {
                 self.store.handle_done(self.now, id, Done::Opened(Err(fault.into())));
             }
             Wanted::End(..) if fails => self.store.handle_done(self.now, id, Done::End(Err(fault))),
@@ -291,6 +291,12 @@ impl<G: Ground> Post<G> {
             Wanted::Open(of) => {
                 let queue = if of == name(DEAD) { DEAD } else { JOBS };
                 self.ask_open(Some(id), queue);
+            }
+            Wanted::Find(of) => {
+                let queue = if of == name(DEAD) { DEAD } else { JOBS };
+                let asked = Asked::Open(Some(id), queue);
+                let find = |token| Request::Open { token, queue, name: of, create: None };
+                self.submit(asked, find);
             }
             Wanted::End(queue, partition) => {
                 let (partition, position) = (queue.key(partition), Position::Latest);
