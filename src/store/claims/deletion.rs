@@ -170,6 +170,7 @@ impl<T: Asker> Keeper<T> {
             if !pieces.is_empty() {
                 self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
                 self.ahead.skip(next, self.ledger.next());
+                self.ledger.end_lives(now);
             }
         }
         Ok(self.redrive(now, to, out))

@@ -686,7 +686,7 @@ impl<T: Asker> Keeper<T> {
 
     /// Returns when the next lease or delay ends.
     pub(super) fn next_timer(&self) -> Option<Millis> {
-        let next_try = self.ledger.first_move().and_then(|_| self.moves.next_try());
+        let next_try = self.moves.next_try();
         self.ledger.pieces().next_timer().into_iter().chain(next_try).min()
     }
 

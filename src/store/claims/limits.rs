@@ -79,10 +79,10 @@ impl Limits {
 }
 
 impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
-    /// Returns the token of a client's append.
+    /// Returns the token of a client's append. What another store moves here is counted at the next tick: it drops nothing.
     #[inline]
     pub(super) fn append_by(&mut self, token: T::Append, partition: PartitionKey) -> AppendBy<T::Append> {
-        if self.limits.is_any() || self.limits.is_outdated() {
+        if (self.limits.is_any() || self.limits.is_outdated()) && !T::is_errand(&token) {
             return self.append_by_limited(token, partition);
         }
         AppendBy::Client(token)
@@ -229,7 +229,7 @@ impl Dropping {
 }
 
 impl<T: Asker> Keeper<T> {
-    /// Deletes the oldest messages below an offset that are not claimed. Returns their number.
+    /// Deletes the oldest messages below an offset that are neither claimed nor being moved. Returns their number.
     fn drop_oldest(
         &mut self,
         now: Now,
@@ -240,9 +240,8 @@ impl<T: Asker> Keeper<T> {
     ) -> u64 {
         let mut dropping = Dropping { left: excess, dropped: 0, offsets: Vec::new() };
         let pieces = self.ledger.pieces().overlapping(Offset::ZERO..below);
-        for (offsets, piece) in
-            pieces.filter(|(_, piece)| !piece.is_over && !matches!(piece.phase, Phase::Held(_)))
-        {
+        let is_kept = |phase| matches!(phase, Phase::Held(_) | Phase::Moving(_));
+        for (offsets, piece) in pieces.filter(|(_, piece)| !piece.is_over && !is_kept(piece.phase)) {
             if dropping.is_done() {
                 break;
             }
