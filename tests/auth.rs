@@ -220,8 +220,16 @@ fn a_client_manages_its_own_queues_at_the_control_port_with_its_own_token() {
     assert_eq!(code, 2, "the memory store has no list: {text}");
     let anonymous =
         Command::new(BINARY).args(create).args(["--project", "p1", "--control", &control]).output().unwrap();
-    assert!(
-        String::from_utf8_lossy(&anonymous.stderr).contains("changes over TCP need a token while auth is on")
-    );
+    assert!(String::from_utf8_lossy(&anonymous.stderr).contains("need a token over TCP while auth is on"));
+    let show = ["queue", "show", "jobs", "--project", "p1", "--control", &control];
+    let shown = Command::new(BINARY).args(show).output().unwrap();
+    assert!(String::from_utf8_lossy(&shown.stderr).contains("need a token over TCP"), "{}", said(&shown));
+    // A stranger who guesses keeps no client out.
+    fs::write(guarded.place.0.join("wrong"), "ms_guessed\n").unwrap();
+    for _ in 0..15 {
+        let (code, text) = run("wrong", &["queue", "stats", "jobs"]);
+        assert!(code == 2 && (text.contains("401") || text.contains("429")), "{text}");
+    }
+    assert_eq!(run("reader", &["queue", "stats", "jobs"]).0, 0);
     assert_eq!(run("owner", &["queue", "delete", "jobs"]).0, 2, "the memory store deletes nothing");
 }

@@ -240,8 +240,8 @@ fn the_control_port_says_what_is_wrong_with_a_request() {
     assert_eq!(ask("PUT /queues/p/q", r#"{"attributes": {"a": 1}}"#).0, 200, "it is left as it is");
     for (request, body, status, words) in [
         ("PUT /queues/p/a%20b", "{}", 400, "queue_name"),
-        ("PUT /queues/p/r", r#"{"attributes": []}"#, 422, "attributes"),
-        ("PUT /queues/p/r", r#"{"atributes": {}}"#, 422, "atributes"),
+        ("PUT /queues/p/r", r#"{"attributes": []}"#, 400, "expected a map"),
+        ("PUT /queues/p/r", r#"{"unknown": {}}"#, 400, "unknown"),
         ("PUT /queues/p/r", "{", 400, ""),
         ("PUT /queues/p/r", r#"{"attributes": {"_partitions": 0}}"#, 400, "_partitions"),
         ("PATCH /queues/p/none", "{}", 404, "no such queue"),

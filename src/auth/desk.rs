@@ -5,10 +5,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::credential::{Credential, Keyer, TOKEN_BYTES_MAX};
+use super::credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX};
 use super::judge::Judge;
 use super::question::{Answer, Question, Verdict};
+use crate::access::Grant;
+use crate::base::millis::UnixMillis;
 use crate::base::secret::Secret;
 
 /// The most questions that wait for a verdict. Each may hold a token of 16 KiB.
@@ -16,9 +19,19 @@ const WAITING_MAX: usize = 64;
 
 type Reply = Box<dyn FnOnce(Verdict) + Send>;
 
-/// The replies that wait for a verdict. Clones share them.
+/// The most grants that are remembered. Beyond, all are forgotten.
+const KNOWN_MAX: usize = 1_024;
+
+/// The replies that wait for a verdict, and the grants that were found, which hold until the judge says otherwise.
+/// Clones share them.
 #[derive(Clone, Default)]
-pub struct Waiting(Arc<Mutex<HashMap<u64, Reply>>>);
+pub struct Waiting(Arc<Mutex<Desks>>);
+
+#[derive(Default)]
+struct Desks {
+    replies: HashMap<u64, Reply>,
+    known: HashMap<Key, Arc<Grant>>,
+}
 
 impl fmt::Debug for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -27,18 +40,58 @@ impl fmt::Debug for Waiting {
 }
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Reply>> {
+    fn lock(&self) -> MutexGuard<'_, Desks> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Handles what the judge tells its listeners: verdicts are passed on, other news concern nobody here, because no
-    /// verdict is remembered.
+    /// Handles what the judge tells its listeners.
     pub fn handle(&self, answer: Answer) {
-        let Answer::Judged { tag, verdict, .. } = answer else { return };
-        let reply = self.lock().remove(&tag);
-        if let Some(reply) = reply {
-            reply(verdict);
+        match answer {
+            Answer::Judged { tag, key, verdict } => {
+                let reply = {
+                    let mut desks = self.lock();
+                    desks.learn(key, &verdict);
+                    desks.replies.remove(&tag)
+                };
+                if let Some(reply) = reply {
+                    reply(verdict);
+                }
+            }
+            Answer::Changed(changes) => {
+                let mut desks = self.lock();
+                for (key, verdict) in changes
+                    .iter()
+                    .filter(|(key, _)| desks.known.contains_key(key))
+                    .cloned()
+                    .collect::<Vec<_>>()
+                {
+                    desks.learn(key, &verdict);
+                }
+            }
+            // Refusals are not remembered.
+            Answer::Reloaded => {}
         }
+    }
+}
+
+impl Desks {
+    /// Remembers a grant, so that a client with one is never throttled, or forgets it.
+    fn learn(&mut self, key: Key, verdict: &Verdict) {
+        match verdict {
+            Ok(grant) => {
+                if self.known.len() >= KNOWN_MAX {
+                    self.known.clear();
+                }
+                self.known.insert(key, grant.clone());
+            }
+            Err(_) => drop(self.known.remove(&key)),
+        }
+    }
+
+    /// Returns the grant of a credential, if it is known and has not ended.
+    fn grant(&self, key: &Key, unix: UnixMillis) -> Option<Arc<Grant>> {
+        let grant = self.known.get(key)?;
+        grant.expires.is_none_or(|expires| expires > unix).then(|| grant.clone())
     }
 }
 
@@ -60,25 +113,30 @@ impl Desk {
         Self { judge, keyer, listener, waiting, tags: Arc::default() }
     }
 
-    /// Asks who the client with a token is. Calls `reply` on the judge's thread, or drops it if too many questions wait or
-    /// the token is too long.
+    /// Asks who the client with a token is. Calls `reply` on this thread or on the judge's, or drops it if too many questions
+    /// wait or the token is too long.
     pub fn ask(&self, token: &str, address: IpAddr, reply: impl FnOnce(Verdict) + Send + 'static) {
         if token.len() > TOKEN_BYTES_MAX {
             return;
         }
+        let credential = Credential::Token(Secret::new(token));
+        let key = self.keyer.key(&credential);
+        let unix = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        let known = self.waiting.lock().grant(&key, unix);
+        if let Some(grant) = known {
+            return reply(Ok(grant));
+        }
         let tag = self.tags.fetch_add(1, Ordering::Relaxed);
         {
             let mut waiting = self.waiting.lock();
-            if waiting.len() >= WAITING_MAX {
+            if waiting.replies.len() >= WAITING_MAX {
                 return;
             }
-            waiting.insert(tag, Box::new(reply));
+            waiting.replies.insert(tag, Box::new(reply));
         }
-        let credential = Credential::Token(Secret::new(token));
-        let key = self.keyer.key(&credential);
         let (shard, address) = (self.listener, Some(address));
         if self.judge.ask(Question { shard, tag, key, credential, address, is_renewal: false }).is_err() {
-            self.waiting.lock().remove(&tag);
+            self.waiting.lock().replies.remove(&tag);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::queue::QueueId;
 #[derive(Debug, Default)]
 pub struct Policies {
     of: Mutex<HashMap<QueueId, (FullName, Arc<LivePolicy>)>>,
-    /// The number of queues that were added since the start.
+    /// The number of queues with limits that were added since the start.
     added: AtomicU64,
 }
 
@@ -22,7 +22,9 @@ impl Policies {
     pub fn add(&self, queue: QueueId, name: FullName, policy: Policy) -> Arc<LivePolicy> {
         let live = Arc::new(LivePolicy::new(policy));
         self.lock().insert(queue, (name, live.clone()));
-        self.added.fetch_add(1, Ordering::Release);
+        if live.is_limited() {
+            self.added.fetch_add(1, Ordering::Release);
+        }
         live
     }
 
@@ -36,7 +38,7 @@ impl Policies {
         self.lock().get(&queue).cloned()
     }
 
-    /// Returns the number of queues that were added since the start.
+    /// Returns the number of queues with limits that were added since the start.
     #[inline]
     pub fn added(&self) -> u64 {
         self.added.load(Ordering::Acquire)

@@ -11,7 +11,7 @@ use super::message_form::MessageForm;
 use super::output::{Output, write_json};
 use super::queue::location::One;
 use super::queue::{Form, answer};
-use crate::control::{MessageLine, POP_MAX, RemovedLine};
+use crate::control::{IDS_MAX, MessageLine, POP_MAX, RemovedLine};
 use crate::pb::ReceivedMessage;
 use crate::process::terminal::{escaped, say};
 
@@ -27,7 +27,7 @@ enum Command {
     #[command(after_help = "\
 Prints one payload per line, or with -o json one object per message: id, age,
 ttl, timestamp (Unix milliseconds), delay, count (how often it was claimed),
-is_claimed, key and payload. Key and payload are base64. Claimed and delayed
+is_claimed, key, headers and payload. Key and payload are base64. Claimed and delayed
 messages are printed, too.
 
 Examples:
@@ -114,23 +114,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
         Command::Delete { one, ids, unclaimed, form } => {
             let (name, mut place) = (one.name()?, one.open()?);
-            let removed = place.remove(&name, ids, *unclaimed)?;
-            place.close()?;
-            let Some(lines) = removed else { return answer(&name, None::<()>, |()| Ok(())) };
-            let mut out = Output::new();
-            for line in &lines {
-                let RemovedLine { id, is_deleted, why } = line;
-                match (form.is_json(), is_deleted) {
-                    (true, _) => write_json(&mut out, line)?,
-                    (false, true) => writeln!(out, "{} is deleted", escaped(id))?,
-                    (false, false) => {
-                        let why = why.as_deref().unwrap_or("it is kept");
-                        say(format_args!("millstream: message {}: {}", escaped(id), escaped(why)));
-                    }
-                }
+            let mut is_any_kept = false;
+            // What was deleted is told at once: a later request may fail.
+            for some in ids.chunks(IDS_MAX) {
+                let Some(lines) = place.remove(&name, some, *unclaimed)? else {
+                    return answer(&name, None::<()>, |()| Ok(()));
+                };
+                is_any_kept |= lines.len() < some.len() || lines.iter().any(|line| !line.is_deleted);
+                print_removed(*form, some, &lines)?;
             }
-            out.finish()?;
-            Ok(ExitCode::from(u8::from(lines.iter().any(|line| !line.is_deleted))))
+            place.close()?;
+            Ok(ExitCode::from(u8::from(is_any_kept)))
         }
         Command::Pop { one, count, form } => {
             let (name, mut place) = (one.name()?, one.open()?);
@@ -140,9 +134,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
                 print(*form, lines)?;
             }
             place.close()?;
-            let is_empty = popped.as_ref().is_some_and(Vec::is_empty);
-            let code = answer(&name, popped, |_| Ok(()))?;
-            Ok(if is_empty { ExitCode::from(1) } else { code })
+            if popped.as_ref().is_some_and(Vec::is_empty) {
+                say(format_args!("millstream: queue {}/{}: no message can be popped", name.0, name.1));
+                return Ok(ExitCode::from(1));
+            }
+            answer(&name, popped, |_| Ok(()))
         }
     }
 }
@@ -158,6 +154,25 @@ fn print(form: Form, lines: &[MessageLine]) -> Result<(), Failure> {
         let payload = STANDARD.decode(&line.payload)?;
         let message = ReceivedMessage { id: &line.id, payload: Some(&payload), ..ReceivedMessage::default() };
         text.write(&message, &mut out)?;
+    }
+    out.finish()
+}
+
+fn print_removed(form: Form, ids: &[String], lines: &[RemovedLine]) -> Result<(), Failure> {
+    let mut out = Output::new();
+    for line in lines {
+        let RemovedLine { id, is_deleted, why } = line;
+        match (form.is_json(), is_deleted) {
+            (true, _) => write_json(&mut out, line)?,
+            (false, true) => writeln!(out, "{} is deleted", escaped(id))?,
+            (false, false) => {
+                let why = why.as_deref().unwrap_or("it is kept");
+                say(format_args!("millstream: message {}: {}", escaped(id), escaped(why)));
+            }
+        }
+    }
+    for id in ids.iter().filter(|id| !lines.iter().any(|line| line.id == **id)) {
+        say(format_args!("millstream: message {}: whether it is deleted is unknown", escaped(id)));
     }
     out.finish()
 }

@@ -78,7 +78,11 @@ pub(super) struct Args {
     /// Time to live of the messages, in seconds
     #[arg(long, default_value_t = 3_600)]
     ttl: u32,
-    /// Seconds until the messages can be claimed. `consume` sees them at once [default: 0]
+    /// Name no time to live: the queue's attribute _default_message_ttl counts
+    #[arg(long, conflicts_with = "ttl")]
+    queue_ttl: bool,
+    /// Seconds until the messages can be claimed. `consume` sees them at once [default: the queue's attribute
+    /// _default_message_delay, or 0]
     #[arg(long)]
     delay: Option<u32>,
     /// Split each line at the first occurrence of this text. The part before it becomes the message's key.
@@ -262,13 +266,13 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         });
         reader = Some((ended, blocks));
     }
+    let ttl = (!args.queue_ttl).then_some(args.ttl);
     let stopped = on_signal()?;
     let acknowledged = Arc::new(AtomicU64::new(0));
     let mut producers = Vec::new();
     for payloads in inputs {
         let input = Input { payloads, acknowledged: acknowledged.clone() };
-        let produce =
-            Produce::new(args.queue.clone(), args.ttl, args.batch as usize, input).delayed(args.delay);
+        let produce = Produce::new(args.queue.clone(), ttl, args.batch as usize, input).delayed(args.delay);
         // Each connection gets its own client id, unless `--client-id` sets one.
         let mut target = target.clone();
         if args.client.client_id.is_none() {

@@ -184,6 +184,10 @@ fn read(
     let failed = |error: ureq::Error| {
         let why = match error {
             ureq::Error::Other(why) => why.to_string(),
+            ureq::Error::Timeout(_) => {
+                "no answer in time: the server may be stopped or busy, and may still do what was asked for"
+                    .to_owned()
+            }
             error => error.to_string(),
         };
         ControlError::Failed { url: url.to_owned(), why }

@@ -106,7 +106,7 @@ struct Sending {
 #[derive(Debug)]
 pub struct Produce<S> {
     queue: String,
-    ttl: u32,
+    ttl: Option<u32>,
     delay: Option<u32>,
     batch: usize,
     source: S,
@@ -125,8 +125,9 @@ pub struct Produce<S> {
 }
 
 impl<S: Source> Produce<S> {
-    /// Creates a producer that puts at most `batch` messages into each ProduceRequest. `ttl` is in seconds.
-    pub fn new(queue: String, ttl: u32, batch: usize, source: S) -> Self {
+    /// Creates a producer that puts at most `batch` messages into each ProduceRequest. `ttl` is in seconds; absent, the
+    /// queue's default counts.
+    pub fn new(queue: String, ttl: Option<u32>, batch: usize, source: S) -> Self {
         Self {
             queue,
             ttl,

@@ -85,10 +85,10 @@ impl fmt::Display for Refusal {
                 "no token: send Authorization: Bearer and a token of control_tokens, or use a Unix socket of the \
                  control port"
             }
-            Self::Unknown => "the token is not in control_tokens",
+            Self::Unknown => "the token is neither in control_tokens nor a client's",
             Self::TooOften => "too many unknown tokens from this address: try again in a second",
             Self::ReadOnly => "the token may only read: use one with the right change",
-            Self::AuthIsOn => concat!("changes over TCP need a token while auth is on: ", instead!()),
+            Self::AuthIsOn => concat!("changes, and pages of queues, need a token over TCP while auth is on: ", instead!()),
             Self::Forbidden => "the client's grant does not allow this on the queue",
             Self::Unverified => "whether the token is a client's cannot be checked now; try again later",
             Self::NotLocal => {
@@ -177,7 +177,11 @@ impl Gate {
             return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         };
         let asked = Asked::new(way, request.method(), request.uri().path());
-        let checked = self.check(right, way, request.headers());
+        let mut checked = self.check(right, way, request.headers());
+        if self.has_auth && of_clients.is_some() && matches!((&checked, way), (Ok(None), Way::Tcp { .. })) {
+            // What a client must not see, a stranger must not see either.
+            checked = Err(Refusal::AuthIsOn);
+        }
         let checked = match (checked, of_clients) {
             (Ok(token), _) => Ok(token.map(|token| token.name)),
             (Err(refusal), Some(wanted)) => {
@@ -247,7 +251,7 @@ impl Gate {
             Ok(Ok(Ok(grant))) => grant,
             Ok(Ok(Err(Denial::Throttled))) => return Err(Refusal::TooOften),
             Ok(Ok(Err(Denial::Unavailable))) | Ok(Err(_)) | Err(_) => return Err(Refusal::Unverified),
-            Ok(Ok(Err(_))) => return Err(refusal),
+            Ok(Ok(Err(_))) => return Err(Refusal::Unknown),
         };
         if grant.reaches(&project) && grant.allows(wanted, queue.as_str()) {
             Ok(grant)

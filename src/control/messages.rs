@@ -9,6 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::task::JoinSet;
+
 use super::Control;
 use super::home::failed;
 use super::queue::{find as find_queue, manage};
@@ -29,8 +31,11 @@ pub const IDS_MAX: usize = 100;
 /// The most messages that a request pops.
 pub const POP_MAX: u32 = 1_000;
 
-/// The size in bytes at which a pop adds no further message.
+/// The size in bytes at which a pop adds no further message: of payloads, keys and headers.
 pub const POP_BYTES_MAX: usize = 1 << 20;
+
+/// The size in bytes at which an answer to [`find`] has no further message. The client asks again for the others.
+const FOUND_BYTES_MAX: usize = 4 << 20;
 
 /// A message, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -90,6 +95,16 @@ impl HeaderLine {
 }
 
 impl MessageLine {
+    /// Returns about how many bytes it takes as JSON.
+    pub fn bytes(&self) -> usize {
+        let of_headers = |header: &HeaderLine| {
+            let values = [&header.value, &header.value_base64].into_iter().flatten();
+            header.name.len() + values.map(String::len).sum::<usize>() + LINE_BYTES
+        };
+        let headers: usize = self.headers.iter().map(of_headers).sum();
+        self.payload.len() + self.key.as_ref().map_or(0, String::len) + headers + LINE_BYTES
+    }
+
     /// Creates the line of a message that was found.
     pub fn found(partition: Partition, found: &Found, unix: UnixMillis) -> Option<Self> {
         let line = Self::new(partition, &found.stored, found.offset, found.record, unix)?;
@@ -176,6 +191,9 @@ pub fn by_partition<'a>(ids: impl IntoIterator<Item = &'a str>) -> Result<ByPart
     Ok(each.map(|of| (of[0].0, of.iter().map(|(_, offset)| *offset).collect())).collect())
 }
 
+/// About what the names of a line take as JSON, in bytes.
+const LINE_BYTES: usize = 64;
+
 /// The messages that a request is for.
 #[derive(Debug)]
 struct Named {
@@ -225,10 +243,18 @@ pub(super) async fn find(
     let Named { messages, .. } = Named::read(query.as_deref())?;
     let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
-    let mut lines = Vec::new();
+    let (mut lines, mut bytes) = (Vec::new(), 0);
     for (partition, offsets) in messages.into_iter().filter(|(partition, _)| partition.0 < info.partitions) {
+        if bytes >= FOUND_BYTES_MAX {
+            break;
+        }
         if let Managed::Found(found) = manage(&probe, &info, partition, Manage::Find(offsets)).await? {
-            lines.extend(found.iter().filter_map(|found| MessageLine::found(partition, found, unix())));
+            for line in found.iter().filter_map(|found| MessageLine::found(partition, found, unix())) {
+                if bytes < FOUND_BYTES_MAX {
+                    bytes += line.bytes();
+                    lines.push(line);
+                }
+            }
         }
     }
     Ok(Json(lines).into_response())
@@ -244,20 +270,36 @@ pub(super) async fn remove(
     let only = if is_unclaimed { Only::Unclaimed } else { Only::All };
     let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
-    let mut lines = Vec::new();
+    // All partitions at once, so that their deletions share a sync.
+    let mut each = JoinSet::new();
     for (partition, offsets) in messages {
-        let removed = if partition.0 < info.partitions {
+        let (probe, info) = (probe.clone(), info.clone());
+        each.spawn(async move {
             let what = Manage::Remove { offsets: offsets.clone(), only };
-            match manage(&probe, &info, partition, what).await? {
-                Managed::Removed(removed) => removed,
-                _ => Vec::new(),
-            }
-        } else {
-            vec![Removed::Absent; offsets.len()]
-        };
-        let each = offsets.into_iter().zip(removed);
-        lines.extend(each.map(|(offset, removed)| RemovedLine::new(partition, offset, removed)));
+            let removed = match partition.0 < info.partitions {
+                true => manage(&probe, &info, partition, what).await,
+                false => Ok(Managed::Removed(vec![Removed::Absent; offsets.len()])),
+            };
+            (partition, offsets, removed)
+        });
     }
+    let (mut lines, mut refused) = (Vec::new(), None);
+    while let Some(joined) = each.join_next().await {
+        let Ok((partition, offsets, removed)) = joined else { continue };
+        match removed {
+            Ok(Managed::Removed(removed)) => {
+                let each = offsets.into_iter().zip(removed);
+                lines.extend(each.map(|(offset, removed)| RemovedLine::new(partition, offset, removed)));
+            }
+            Ok(_) => {}
+            Err(one) => refused = Some(one),
+        }
+    }
+    // What was deleted is told, also if a partition has failed: its messages are missing in the answer.
+    if let Some(refused) = refused.filter(|_| lines.is_empty()) {
+        return Err(refused);
+    }
+    lines.sort_by(|one, other| one.id.cmp(&other.id));
     let messages = lines.iter().filter(|line| line.is_deleted).count();
     tracing::info!(project, queue, messages, "deleted messages");
     Ok(Json(lines).into_response())
@@ -297,7 +339,7 @@ pub(super) async fn pop(
             };
         for line in popped.iter().flat_map(|run| MessageLine::popped(partition, run, unix())) {
             left = left.saturating_sub(1);
-            bytes_max = bytes_max.saturating_sub(line.payload.len());
+            bytes_max = bytes_max.saturating_sub(line.bytes());
             lines.push(line);
         }
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
@@ -196,12 +196,13 @@ pub(super) async fn show(
     Ok(Json(page).into_response())
 }
 
-/// Returns what a request says. The error is the response.
-fn change_of(body: Result<Json<QueueChange>, JsonRejection>) -> Result<QueueChange, Refused> {
-    match body {
-        Ok(Json(change)) => Ok(change),
-        Err(rejection) => Err(Refused::with((rejection.status(), format!("{}\n", rejection.body_text())))),
+/// Returns what a request says; without a body, nothing. The error is the response.
+fn change_of(body: &[u8]) -> Result<QueueChange, Refused> {
+    if body.is_empty() {
+        return Ok(QueueChange::default());
     }
+    serde_json::from_slice(body)
+        .map_err(|error| Refused::with((StatusCode::BAD_REQUEST, format!("the body: {error}\n"))))
 }
 
 /// Checks that a client may produce to the dead-letter queue that it names.
@@ -235,10 +236,10 @@ pub(super) async fn create(
     State(control): State<Control>,
     client: Option<Extension<Client>>,
     Path((project, queue)): Path<(String, String)>,
-    body: Result<Json<QueueChange>, JsonRejection>,
+    body: Bytes,
 ) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
-    let QueueChange { mut attributes, partitions } = change_of(body)?;
+    let QueueChange { mut attributes, partitions } = change_of(&body)?;
     check_dead_queue(client.as_deref(), &attributes)?;
     if let Some(partitions) = partitions {
         attributes.insert(PARTITIONS.to_owned(), partitions.into());
@@ -260,10 +261,10 @@ pub(super) async fn set(
     State(control): State<Control>,
     client: Option<Extension<Client>>,
     Path((project, queue)): Path<(String, String)>,
-    body: Result<Json<QueueChange>, JsonRejection>,
+    body: Bytes,
 ) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
-    let QueueChange { attributes, partitions } = change_of(body)?;
+    let QueueChange { attributes, partitions } = change_of(&body)?;
     check_dead_queue(client.as_deref(), &attributes)?;
     let alter = move |probe: &Probe, name, reply: oneshot::Sender<_>| {
         let alteration = Alteration { changes: attributes.clone(), partitions };

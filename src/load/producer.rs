@@ -134,7 +134,7 @@ impl LoadProducer {
             let key = if keys.is_empty() { &[][..] } else { &keys[(number % keys.len() as u64) as usize] };
             Record::keyed(key, payload)
         });
-        producer.send(self.plan.ttl, None, records, count, &mut self.pbs);
+        producer.send(Some(self.plan.ttl), None, records, count, &mut self.pbs);
         self.pbs_in_frame += 1;
         self.outstanding.push(intended, count);
         self.pacer.sent(count);

@@ -159,7 +159,7 @@ pub fn first_ttl(bytes: &[u8]) -> Option<u32> {
 /// Appends a ProduceRequest with its length prefix and returns how many bytes that took. Writes keys only if
 /// at least one message has one, and headers likewise. TTL and delay are in seconds.
 pub fn encode_produce_request<'a>(
-    ttl: u32,
+    ttl: Option<u32>,
     delay: Option<u32>,
     records: impl Iterator<Item = Record<'a>> + Clone,
     out: &mut Vec<u8>,
@@ -176,12 +176,14 @@ pub fn encode_produce_request<'a>(
     body += if has_keys { keys } else { 0 };
     body += if has_headers { all_headers } else { 0 };
     body += delay.map_or(0, |delay| DELAY_TAG.len() + varint_length(u64::from(delay)));
-    let length = 1 + varint_length(u64::from(ttl)) + body;
+    let length = ttl.map_or(0, |ttl| 1 + varint_length(u64::from(ttl))) + body;
     let total = varint_length(length as u64) + length;
     out.reserve(total);
     write_varint(length as u64, out);
-    out.push(1 << 3 | VARINT);
-    write_varint(u64::from(ttl), out);
+    if let Some(ttl) = ttl {
+        out.push(1 << 3 | VARINT);
+        write_varint(u64::from(ttl), out);
+    }
     for Record { payload, .. } in records.clone() {
         let mut head = [0; 6];
         head[0] = 2 << 3 | BYTES;
@@ -278,7 +280,7 @@ mod tests {
         ) {
             let mut ours = Vec::new();
             let records = messages.iter().map(|(key, headers, payload)| Record { key, headers, payload });
-            let length = encode_produce_request(ttl, delay, records, &mut ours);
+            let length = encode_produce_request(Some(ttl), delay, records, &mut ours);
             let (mut keys, mut headers, mut payloads) = (Vec::new(), Vec::new(), Vec::new());
             for (key, of_one, payload) in &messages {
                 keys.push(Bytes::from(key.clone()));

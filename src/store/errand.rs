@@ -26,6 +26,8 @@ pub struct Errand {
 pub enum Wanted {
     /// Find a queue, or create it, whether clients may or not.
     Open(FullName),
+    /// Find a queue.
+    Find(FullName),
     /// Find the end of a partition.
     End(QueueInfo, Partition),
     /// Read all that is stored in a partition from an offset on, about as many bytes.
@@ -37,7 +39,7 @@ pub enum Wanted {
 /// The answer to an errand.
 #[derive(Debug)]
 pub enum Done {
-    /// The answer to [`Wanted::Open`].
+    /// The answer to [`Wanted::Open`] and to [`Wanted::Find`]. A queue that is to be found may be missing.
     Opened(Result<QueueInfo, Fault>),
     /// The answer to [`Wanted::End`].
     End(Result<Offset, StoreFault>),

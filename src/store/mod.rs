@@ -91,6 +91,11 @@ pub trait Asker {
     type Settle: Copy + Debug;
     /// The token of [`Request::Manage`].
     type Manage: Copy + Debug;
+
+    /// Returns whether a store appends, not a client: it moves messages.
+    fn is_errand(_append: &Self::Append) -> bool {
+        false
+    }
 }
 
 /// Numbers as tokens, for tests and benches.

@@ -73,6 +73,8 @@ impl<D: Directory> Offline<D> {
         let mut store = Ledgers::new(Log::new(dir.clone(), disk, 0, 1, &config));
         let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         store.count_for(&tenants);
+        // Only a server knows which copies of moved messages exist.
+        store.hold_releases();
         Ok((Self { directory, dir, store, tenants, began, queues: 0 }, report))
     }
 

@@ -212,14 +212,18 @@ impl Stock {
     }
 
     /// Subtracts a batch that was removed.
-    pub fn remove(&mut self, batch: &Portion) {
-        let index = self.0.partition_point(|portion| portion.end <= batch.first);
+    pub fn remove(&mut self, batch: Range<Offset>, bytes: u64) {
+        // Most batches are removed from the beginning.
+        let index = match self.0.first() {
+            Some(first) if first.end > batch.start => 0,
+            _ => self.0.partition_point(|portion| portion.end <= batch.start),
+        };
         let Some(portion) = self.0.get_mut(index) else { return };
-        portion.messages = portion.messages.saturating_sub(batch.messages);
-        portion.bytes = portion.bytes.saturating_sub(batch.bytes);
+        portion.messages = portion.messages.saturating_sub(batch.end.saturating_since(batch.start));
+        portion.bytes = portion.bytes.saturating_sub(bytes);
         if portion.messages == 0 {
             self.0.remove(index);
-        } else if portion.first == batch.first {
+        } else if portion.first == batch.start {
             portion.first = batch.end;
         }
     }
@@ -290,7 +294,8 @@ mod tests {
             }
             for index in removed {
                 if !all.is_empty() {
-                    stock.remove(&all.remove(index.index(all.len())));
+                    let batch: Portion = all.remove(index.index(all.len()));
+                    stock.remove(batch.first..batch.end, batch.bytes);
                 }
             }
             let unix = UnixMillis::new(minute * MINUTE_MS);

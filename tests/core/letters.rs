@@ -173,3 +173,13 @@ fn rejected_messages_reach_the_partitions_of_the_dead_letter_queue_on_other_shar
     }
     assert_eq!(found.len(), usize::from(jobs.partitions));
 }
+
+#[test]
+fn a_shard_is_certain_once_all_have_adopted_their_queues() {
+    let mut core = Server::new().cores.swap_remove(0);
+    assert!(matches!(&core.poll_outbox(1).unwrap()[..], [Letter::Adopted]));
+    core.handle_letter(Now::at_ms(1, 1_700_000_000_000), Letter::Adopted);
+    assert!(core.poll_outbox(1).is_none());
+    core.handle_letter(Now::at_ms(1, 1_700_000_000_000), Letter::Adopted);
+    assert!(matches!(&core.poll_outbox(1).unwrap()[..], [Letter::Certain]));
+}

@@ -114,7 +114,7 @@ impl Client {
         }
         let blocks = Blocks { left, handed: producer.handed.clone(), clock: clock.clone() };
         let batch = random.between(1, batch);
-        let produce = Produce::new(queue.into(), producer.ttl, batch, blocks);
+        let produce = Produce::new(queue.into(), Some(producer.ttl), batch, blocks);
         Self::new(Role::Producer(produce), producer.client)
     }
 

@@ -30,7 +30,7 @@ pub(in crate::cli) trait Place {
     /// Returns those of these messages that exist.
     fn find(&mut self, name: &FullName, ids: &[String]) -> Result<Option<Vec<MessageLine>>, Failure>;
 
-    /// Deletes messages, or those that are not claimed.
+    /// Deletes messages, at most `IDS_MAX`, or those that are not claimed.
     fn remove(
         &mut self,
         name: &FullName,

@@ -100,10 +100,18 @@ impl Place for Running {
     fn find(&mut self, name: &FullName, ids: &[String]) -> Result<Option<Vec<MessageLine>>, Failure> {
         let mut all = Vec::new();
         for some in ids.chunks(IDS_MAX) {
-            let Some(found) = if_exists(self.0.get::<Vec<_>>(&messages_path(name, some, None)))? else {
-                return Ok(None);
-            };
-            all.extend(found);
+            let mut left = some.to_vec();
+            // An answer has as many messages as fit. None is left when it has none of those that were asked for.
+            while !left.is_empty() {
+                let answer = self.0.get::<Vec<MessageLine>>(&messages_path(name, &left, None));
+                let Some(found) = if_exists(answer)? else { return Ok(None) };
+                let before = left.len();
+                left.retain(|id| !found.iter().any(|line| line.id == *id));
+                all.extend(found);
+                if left.len() == before {
+                    break;
+                }
+            }
         }
         Ok(Some(all))
     }
@@ -114,13 +122,8 @@ impl Place for Running {
         ids: &[String],
         is_unclaimed: bool,
     ) -> Result<Option<Vec<RemovedLine>>, Failure> {
-        let (mut all, more) = (Vec::new(), is_unclaimed.then_some(("unclaimed", "true")));
-        for some in ids.chunks(IDS_MAX) {
-            let removed = self.0.delete_some::<Vec<_>>(&messages_path(name, some, more));
-            let Some(removed) = if_exists(removed)? else { return Ok(None) };
-            all.extend(removed);
-        }
-        Ok(Some(all))
+        let more = is_unclaimed.then_some(("unclaimed", "true"));
+        if_exists(self.0.delete_some(&messages_path(name, ids, more)))
     }
 
     fn pop(&mut self, name: &FullName, count: u32) -> Result<Option<Vec<MessageLine>>, Failure> {

@@ -18,6 +18,7 @@ use crate::control::{
 };
 use crate::operation::Settings;
 use crate::shard::core::Settings as CoreSettings;
+use crate::store::log::disk::FileName;
 use crate::store::log::inspect::Contents;
 use crate::store::log::{OsDirectory, moment};
 use crate::store::{NewQueue, Offline};
@@ -38,6 +39,12 @@ impl Stopped {
     /// Opens the directory as a server does, once.
     fn open(&mut self) -> Result<&mut Offline<OsDirectory>, Failure> {
         if self.open.is_none() {
+            let backup = self.directory.files.path_of(FileName::Backup);
+            if backup.exists() {
+                let why =
+                    "is a backup, which this command would change: copy it to where a server is to use it";
+                return Err(Failure(format!("{}: {why}", backup.parent().unwrap_or(&backup).display())));
+            }
             let (open, report) = Offline::open(self.directory.files.clone())?;
             say_damage(&report);
             self.open = Some(open);
@@ -205,13 +212,22 @@ impl Place for Stopped {
 
     fn pop(&mut self, name: &FullName, count: u32) -> Result<Option<Vec<MessageLine>>, Failure> {
         let Some((info, _)) = self.queue(name)? else { return Ok(None) };
-        let (mut lines, mut left) = (Vec::new(), count);
-        for partition in info.all().take_while(|_| left > 0).collect::<Vec<_>>() {
-            let what = Manage::Pop { messages_max: left, bytes_max: POP_BYTES_MAX };
-            let managed = self.open()?.manage(&info, partition, what).map_err(|fault| failure(&fault))?;
-            let Managed::Popped(popped) = managed else { continue };
+        let mut lines: Vec<MessageLine> = Vec::new();
+        for partition in info.all() {
+            let left = count.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX));
+            let bytes_max = POP_BYTES_MAX.saturating_sub(lines.iter().map(MessageLine::bytes).sum());
+            if left == 0 || bytes_max == 0 {
+                break;
+            }
+            let popped =
+                match self.open()?.manage(&info, partition, Manage::Pop { messages_max: left, bytes_max }) {
+                    Ok(Managed::Popped(popped)) => popped,
+                    // What was popped before is nowhere else.
+                    Ok(_) => break,
+                    Err(fault) if lines.is_empty() => return Err(failure(&fault)),
+                    Err(_) => break,
+                };
             lines.extend(popped.iter().flat_map(|run| MessageLine::popped(partition, run, unix())));
-            left = count.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX));
         }
         Ok(Some(lines))
     }

@@ -76,7 +76,7 @@ impl Producer {
     /// delay are in seconds. [`Self::frame`] then sends `pbs`, so several requests can share a frame.
     pub fn send<'a>(
         &mut self,
-        ttl: u32,
+        ttl: Option<u32>,
         delay: Option<u32>,
         records: impl Iterator<Item = Record<'a>> + Clone,
         count: u64,

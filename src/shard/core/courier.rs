@@ -4,6 +4,7 @@
 use super::{AppendToken, Asking, ConnectionId, Connections, Core, Letter, PartitionToken};
 use crate::base::claim::View;
 use crate::base::clock::Now;
+use crate::base::millis::Millis;
 use crate::base::queue::{Position, QueueInfo};
 use crate::base::units::{Partition, Sequence};
 use crate::operation::{Answer, OperationId};
@@ -12,6 +13,10 @@ use crate::store::{Placement, Request, Store};
 
 /// The connection in the tokens of a store's requests. No connection has this slot.
 const COURIER: u32 = u32::MAX;
+
+/// How long the stores release nothing, while one of them cannot find out which copies an earlier run has made. The log
+/// frees no file until then.
+const HOLD_MAX: Millis = Millis::from_secs(600);
 
 impl Asking {
     /// Returns the address of a store's errand.
@@ -25,14 +30,55 @@ impl Asking {
     }
 }
 
+/// What is known of the messages that an earlier run was moving.
+#[derive(Debug, Default)]
+pub(super) struct Certainty {
+    /// The number of shards that have adopted their queues. Before, the stores do not know all their ledgers.
+    adopted: u16,
+    /// The number of shards whose stores have no doubts, and whether this one is among them.
+    certain: u16,
+    is_certain: bool,
+    /// When this shard stops waiting for its store.
+    due: Option<Millis>,
+}
+
 impl<S: Store<Connections>> Core<S> {
-    /// Tells all shards once the store has no doubts.
-    pub(super) fn tell_certain(&mut self) {
-        if self.is_certain || self.store.has_doubts() {
+    /// Tells all shards that this one has adopted its queues.
+    pub(super) fn tell_adopted(&mut self) {
+        for shard in self.others() {
+            self.outboxes[usize::from(shard)].push(Letter::Adopted);
+        }
+        self.handle_adopted();
+    }
+
+    /// Handles that one more shard has adopted its queues.
+    pub(super) fn handle_adopted(&mut self) {
+        self.certainty.adopted += 1;
+        if self.certainty.adopted == self.shards && !self.store.has_doubts() {
+            self.tell_certain();
+        }
+    }
+
+    /// Tells all shards once the store has no doubts, or has had them for too long.
+    pub(super) fn resolve_doubts(&mut self, now: Now) {
+        if self.certainty.is_certain || self.certainty.adopted < self.shards {
             return;
         }
-        self.is_certain = true;
-        for shard in (0..self.shards).filter(|shard| *shard != self.shard) {
+        if self.store.has_doubts() {
+            if *self.certainty.due.get_or_insert(now.mono + HOLD_MAX) > now.mono {
+                return;
+            }
+            tracing::warn!(
+                shard = self.shard,
+                "copies of messages that an earlier run was moving could not be looked for; some may be moved twice"
+            );
+        }
+        self.tell_certain();
+    }
+
+    fn tell_certain(&mut self) {
+        self.certainty.is_certain = true;
+        for shard in self.others() {
             self.outboxes[usize::from(shard)].push(Letter::Certain);
         }
         self.handle_certain();
@@ -40,8 +86,8 @@ impl<S: Store<Connections>> Core<S> {
 
     /// Handles that one more shard has no doubts.
     pub(super) fn handle_certain(&mut self) {
-        self.shards_certain += 1;
-        if self.shards_certain == self.shards {
+        self.certainty.certain += 1;
+        if self.certainty.certain == self.shards {
             self.store.handle_certain();
         }
     }
@@ -52,6 +98,7 @@ impl<S: Store<Connections>> Core<S> {
             let by = Asking::errand(self.shard, id);
             match what {
                 Wanted::Open(name) => self.open(now, by, name, true),
+                Wanted::Find(name) => self.open(now, by, name, false),
                 Wanted::End(queue, partition) => {
                     let token = PartitionToken { by, partition };
                     let key = queue.key(partition);

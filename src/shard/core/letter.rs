@@ -23,6 +23,10 @@ impl Asker for Connections {
     type Claim = ClaimToken;
     type Settle = SettleToken;
     type Manage = ManageId;
+
+    fn is_errand(append: &AppendToken) -> bool {
+        append.by.as_errand().is_some()
+    }
 }
 
 /// The address of an operation: where an answer goes.
@@ -173,6 +177,8 @@ pub enum Letter {
         /// How many it has.
         partitions: u16,
     },
+    /// The sender has adopted the queues of an earlier run whose home it is.
+    Adopted,
     /// The sender's store has no doubts about messages that an earlier run was moving.
     Certain,
     /// The server drains, and the sender has answered all its producers.

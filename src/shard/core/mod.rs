@@ -89,6 +89,7 @@ use self::alterations::Answers;
 use self::authentication::Authentication;
 use self::catalogue::Catalogue;
 use self::changes::Changes;
+use self::courier::Certainty;
 use self::deadlines::Deadlines;
 use self::deletions::Deletions;
 use self::desk::Desk;
@@ -175,9 +176,7 @@ pub struct Core<S> {
     drain: Drain,
     /// The number of shards whose producers have all their answers.
     shards_done: u16,
-    /// The number of shards whose stores have no doubts about an earlier run, and whether this one is among them.
-    shards_certain: u16,
-    is_certain: bool,
+    certainty: Certainty,
     counters: CoreCounters,
     regulator: Regulator,
     refused_headers: RefusedHeaders,
@@ -227,8 +226,7 @@ impl<S: Store<Connections>> Core<S> {
             notes: Framed::default(),
             drain: Drain::No,
             shards_done: 0,
-            shards_certain: 0,
-            is_certain: false,
+            certainty: Certainty::default(),
             counters: CoreCounters::default(),
             regulator,
             refused_headers: RefusedHeaders::default(),
@@ -237,7 +235,7 @@ impl<S: Store<Connections>> Core<S> {
         };
         core.store.hold_releases();
         core.adopt_queues();
-        core.tell_certain();
+        core.tell_adopted();
         core
     }
 
@@ -378,6 +376,7 @@ impl<S: Store<Connections>> Core<S> {
             }
             Letter::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
             Letter::Grown { queue, partitions } => self.grow(now, queue, partitions),
+            Letter::Adopted => self.handle_adopted(),
             Letter::Certain => self.handle_certain(),
             Letter::ProducersDrained => self.shards_done += 1,
         }
@@ -521,7 +520,7 @@ impl<S: Store<Connections>> Core<S> {
         self.evict(now);
         if self.tick_due <= now.mono {
             self.tick_due = self.store.handle_tick(now).unwrap_or(now.mono + TICK);
-            self.tell_certain();
+            self.resolve_doubts(now);
         }
     }
 

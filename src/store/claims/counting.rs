@@ -25,8 +25,9 @@ impl<T: Asker> Keeper<T> {
         let holding = store.holding(self.id.partition, self.ledger.next(), now.unix).unwrap_or_default();
         let first = holding.stored.start;
         if self.ledger.pieces().first().is_some_and(|floor| floor < first) {
-            // The store has dropped them.
-            let gone = Record::Gone { offsets: vec![Offset::ZERO..first] };
+            // The store has dropped them. The offsets between them may be many: a start leaves some out.
+            let gone = self.ledger.pieces().overlapping(Offset::ZERO..first).map(|(part, _)| part);
+            let gone = Record::Gone { offsets: gone.collect() };
             self.apply(now, gone, &mut out.counters);
         }
         let tally = self.ledger.pieces().tally();

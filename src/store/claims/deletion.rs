@@ -45,7 +45,8 @@ impl<T: Asker> Keeper<T> {
                 Err(fault) => out.completions.push_back(Completion::Managed { token, result: Err(fault) }),
             },
             Manage::Pop { messages_max, bytes_max } => {
-                // What was stored just now must be seen, so do not rest on a fetch that waits.
+                // What was stored just now must be seen, so do not rest on a fetch that waits, or that has failed.
+                self.ahead.retry();
                 if self.cancel_ahead(out) {
                     self.ahead.hurry();
                 }
@@ -108,7 +109,14 @@ impl<T: Asker> Keeper<T> {
         let mut portions: Vec<Portion> = Vec::new();
         if let Some(last) = offsets.last().filter(|last| **last >= next) {
             let range = next..last.saturating_add(1);
-            store.each_portion(self.id.partition, range, &mut |portion| portions.push(portion));
+            store.each_portion(self.id.partition, range, &mut |portion| {
+                if portions.len() <= PIECES_MAX {
+                    portions.push(portion);
+                }
+            });
+        }
+        if portions.len() > PIECES_MAX {
+            return Err(StoreFault::Unavailable(TOO_SCATTERED));
         }
         let (mut removed, mut deleted, mut splits) = (Vec::with_capacity(offsets.len()), Vec::new(), 0);
         for offset in offsets {
@@ -130,9 +138,9 @@ impl<T: Asker> Keeper<T> {
         let Some(end) = deleted.last().map(|range: &Range<Offset>| range.end) else { return Ok(removed) };
         let passed = if end > next { passed(now, &portions, next..end) } else { Vec::new() };
         let added = passed.len() + splits;
-        if self.ledger.pieces().len() + added > PIECES_MAX
-            && self.pieces_after(&deleted, &passed) > PIECES_MAX
-        {
+        let before = self.ledger.pieces().len();
+        let most = if self.is_crowded { before } else { PIECES_MAX };
+        if before + added > most && self.pieces_after(&deleted, &passed) > most {
             return Err(StoreFault::Unavailable(TOO_SCATTERED));
         }
         self.delete(now, passed, deleted, out);
@@ -162,6 +170,7 @@ impl<T: Asker> Keeper<T> {
             if !pieces.is_empty() {
                 self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
                 self.ahead.skip(next, self.ledger.next());
+                self.ledger.end_lives(now);
             }
         }
         Ok(self.redrive(now, to, out))

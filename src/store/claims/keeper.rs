@@ -109,7 +109,7 @@ pub(super) struct Keeper<T: Asker> {
     pub(super) asks: VecDeque<Ask<T>>,
     line: Line<T::Claim>,
     /// Whether the ledgers of the shard hold so much that nothing new is given out.
-    is_crowded: bool,
+    pub(super) is_crowded: bool,
     /// The ledger before a recall, until the recall ends.
     former: Option<Box<Ledger>>,
     pub(super) ahead: Ahead,
@@ -686,7 +686,7 @@ impl<T: Asker> Keeper<T> {
 
     /// Returns when the next lease or delay ends.
     pub(super) fn next_timer(&self) -> Option<Millis> {
-        let next_try = self.ledger.first_move().and_then(|_| self.moves.next_try());
+        let next_try = self.moves.next_try();
         self.ledger.pieces().next_timer().into_iter().chain(next_try).min()
     }
 

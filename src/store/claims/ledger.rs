@@ -57,6 +57,8 @@ pub(super) struct Ledger {
     sequence: u64,
     /// The moves of messages to other queues that are not done, by number.
     moves: BTreeMap<u64, Moving>,
+    /// The last number of a move.
+    moves_made: u64,
 }
 
 /// A move that is not done.
@@ -65,8 +67,9 @@ pub(super) struct Moving {
     pub of: Move,
     /// Where it has begun.
     pub aim: Option<Aim>,
-    /// The number of messages that are left.
+    /// The number of messages that are left, and an offset below which there are none.
     left: u64,
+    first: Offset,
 }
 
 impl Ledger {
@@ -276,10 +279,12 @@ impl Ledger {
                 let taken: Vec<_> =
                     offsets.iter().flat_map(|range| self.take(range.clone(), |_| true)).collect();
                 if !taken.is_empty() {
-                    let new = || Moving { of: of.clone(), aim: None, left: 0 };
+                    self.moves_made = self.moves_made.max(*number);
+                    let new = || Moving { of: of.clone(), aim: None, left: 0, first: Offset(u64::MAX) };
                     let moving = self.moves.entry(*number).or_insert_with(new);
                     for (first, piece) in taken {
                         moving.left += u64::from(piece.length);
+                        moving.first = moving.first.min(first);
                         let (lease, phase) = (LeaseId(0), Phase::Moving(*number));
                         self.pieces.insert(first, Piece { lease, phase, is_over: false, ..piece });
                     }
@@ -368,9 +373,9 @@ impl Ledger {
         }
     }
 
-    /// Returns the first move that is not done, and its number.
-    pub(super) fn first_move(&self) -> Option<(u64, &Moving)> {
-        self.moves.first_key_value().map(|(number, moving)| (*number, moving))
+    /// Returns the moves that are not done, and their numbers.
+    pub(super) fn moves(&self) -> impl Iterator<Item = (u64, &Moving)> {
+        self.moves.iter().map(|(number, moving)| (*number, moving))
     }
 
     /// Returns the last move that is not done, and its number.
@@ -388,15 +393,18 @@ impl Ledger {
         self.moves.values().map(|moving| moving.left).sum()
     }
 
-    /// Returns the number for another move.
+    /// Returns the number for another move. None of this run has had it.
     pub(super) fn next_move(&self) -> u64 {
-        self.moves.last_key_value().map_or(1, |(last, _)| last + 1)
+        self.moves_made.saturating_add(1)
     }
 
-    /// Returns the messages of a move that are left, at most `most` of its pieces.
-    pub(super) fn moved_by(&self, number: u64, most: usize) -> Vec<Range<Offset>> {
-        let of_it = self.pieces.all().filter(|(_, piece)| piece.phase == Phase::Moving(number));
-        of_it.map(|(offsets, _)| offsets).take(most).collect()
+    /// Returns the first messages of a move that are left.
+    pub(super) fn first_moved(&mut self, number: u64) -> Option<Range<Offset>> {
+        let moving = self.moves.get_mut(&number)?;
+        let mut pieces = self.pieces.overlapping(moving.first..Offset(u64::MAX));
+        let (offsets, _) = pieces.find(|(_, piece)| piece.phase == Phase::Moving(number))?;
+        moving.first = offsets.start;
+        Some(offsets)
     }
 
     /// Takes over from the ledger before a recall what no record says: the operations of leases, and their ends by the
@@ -406,6 +414,7 @@ impl Ledger {
             lease.worker = before.leases.get(id).and_then(|before| before.worker);
         }
         self.pieces.adopt_times(&before.pieces);
+        self.moves_made = self.moves_made.max(before.moves_made);
     }
 
     /// Keeps free messages back until a time. They do not count if they are over.
@@ -528,8 +537,9 @@ impl Ledger {
         let Snapshot { at, next, sequence, leases, pieces, moves } = snapshot;
         let mut ledger = Self { next: *next, sequence: *sequence, ..Self::default() };
         let moving = |(number, of, aim): &(u64, Move, Option<Aim>)| {
-            (*number, Moving { of: of.clone(), aim: aim.clone(), left: 0 })
+            (*number, Moving { of: of.clone(), aim: aim.clone(), left: 0, first: Offset(u64::MAX) })
         };
+        ledger.moves_made = moves.iter().map(|(number, ..)| *number).max().unwrap_or(0);
         ledger.moves = moves.iter().map(moving).collect();
         let passed = now.unix.since(*at).get() as i64;
         let time = |for_ms: i64| match for_ms {
@@ -553,6 +563,7 @@ impl Ledger {
                     WrittenPhase::Moving(number) => match ledger.moves.get_mut(&number) {
                         Some(moving) => {
                             moving.left += length;
+                            moving.first = moving.first.min(written.offsets.start);
                             Phase::Moving(number)
                         }
                         // Only forged notes have none.

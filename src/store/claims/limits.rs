@@ -1,9 +1,11 @@
 //! What the partitions of limited queues hold, and what is dropped where a queue is beyond a limit.
 //!
 //! Each partition of such a queue adds a share to what its queue holds. The share is exact after appends and deletions.
-//! Expired messages leave it at a tick. A partition that stores drops its own oldest messages, because it knows no others.
+//! Expired messages leave it at a tick. A partition that stores drops as much as it has stored of its own older messages,
+//! because it knows no others. At a tick, each partition drops its part of what is still too much. The newest message of a
+//! partition always stays.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -77,10 +79,10 @@ impl Limits {
 }
 
 impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
-    /// Returns the token of a client's append.
+    /// Returns the token of a client's append. What another store moves here is counted at the next tick: it drops nothing.
     #[inline]
     pub(super) fn append_by(&mut self, token: T::Append, partition: PartitionKey) -> AppendBy<T::Append> {
-        if self.limits.is_any() || self.limits.is_outdated() {
+        if (self.limits.is_any() || self.limits.is_outdated()) && !T::is_errand(&token) {
             return self.append_by_limited(token, partition);
         }
         AppendBy::Client(token)
@@ -97,14 +99,42 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         }
     }
 
-    /// Looks which queues have limits, and counts what they hold.
+    /// Looks which queues have limits, counts what they hold, and drops what is too much.
     pub(super) fn look_at_limits(&mut self, now: Now) {
+        let known: HashSet<QueueId> = self.limits.queues.keys().copied().collect();
         self.limits.look();
-        let queues: Vec<QueueId> = self.limits.queues.keys().copied().collect();
-        for queue in queues {
+        let new: Vec<QueueId> =
+            self.limits.queues.keys().filter(|queue| !known.contains(queue)).copied().collect();
+        for queue in new {
             for partition in self.inner.partitions(queue) {
-                self.count_limited(now, PartitionKey { queue, partition });
+                self.limits.share(PartitionKey { queue, partition });
             }
+        }
+        let partitions: Vec<PartitionKey> = self.limits.shares.keys().copied().collect();
+        for partition in partitions {
+            self.count_limited(now, partition);
+            self.drop_part(now, partition);
+        }
+    }
+
+    /// Drops a partition's part of what is too much in its queue, if the queue wants that.
+    fn drop_part(&mut self, now: Now, partition: PartitionKey) {
+        let Some(share) = self.limits.shares.get(&partition) else { return };
+        let (excess, own, all) =
+            (share.policy().excess(Held::default()), share.held(), share.policy().held());
+        // Rounded up, so that the parts suffice.
+        let part = |excess: u64, own: u64, all: u64| match excess {
+            0 => 0,
+            _ => (part_of(excess, own, all) + 1).min(own),
+        };
+        let part = Held {
+            messages: part(excess.messages, own.messages, all.messages),
+            bytes: part(excess.bytes, own.bytes, all.bytes),
+        };
+        let stored = self.inner.holding(partition, Offset::ZERO, now.unix).unwrap_or_default().stored;
+        if !stored.is_empty() {
+            // The newest message stays.
+            self.drop_limited(now, partition, part, stored.end.previous());
         }
     }
 
@@ -130,11 +160,27 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         share.set(held);
     }
 
-    /// Handles an append to a partition of a limited queue: counts it, and drops old messages if the queue wants that.
-    pub(super) fn handle_limited(&mut self, now: Now, partition: PartitionKey) {
+    /// Handles an append to a partition of a limited queue: counts it, and drops older messages if the queue wants that.
+    pub(super) fn handle_limited(&mut self, now: Now, partition: PartitionKey, stored: Range<Offset>) {
         self.count_limited(now, partition);
-        let Some(share) = self.limits.share(partition) else { return };
-        let excess = share.policy().excess(Held::default());
+        let Some(share) = self.limits.shares.get(&partition) else { return };
+        let (excess, policy) = (share.policy().excess(Held::default()), share.policy());
+        if excess == Held::default() || policy.refuses() {
+            return;
+        }
+        // Other partitions have older ones, unless this one has all. The newest message stays.
+        let below = if share.held() == policy.held() { stored.end.previous() } else { stored.start };
+        let new = stats_of(&self.inner.holding(partition, stored.start, now.unix).unwrap_or_default());
+        let excess = Held {
+            messages: excess.messages.min(new.free + new.delayed),
+            bytes: excess.bytes.min(new.bytes),
+        };
+        self.drop_limited(now, partition, excess, below);
+    }
+
+    /// Drops messages of a partition below an offset, if the queue wants that.
+    fn drop_limited(&mut self, now: Now, partition: PartitionKey, excess: Held, below: Offset) {
+        let Some(share) = self.limits.shares.get(&partition) else { return };
         if excess == Held::default() || share.policy().get().when_full != WhenFull::DropOldest {
             return;
         }
@@ -148,7 +194,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         self.with_keeper(partition, |_, _| ());
         let Self { keepers, inner, out, limits, .. } = self;
         let Some(keeper) = keepers.get_mut(&partition) else { return };
-        limits.dropped += keeper.drop_oldest(now, excess, inner, out);
+        limits.dropped += keeper.drop_oldest(now, excess, below, inner, out);
         self.count_limited(now, partition);
     }
 }
@@ -183,26 +229,27 @@ impl Dropping {
 }
 
 impl<T: Asker> Keeper<T> {
-    /// Deletes the oldest messages that are not claimed. Returns their number.
+    /// Deletes the oldest messages below an offset that are neither claimed nor being moved. Returns their number.
     fn drop_oldest(
         &mut self,
         now: Now,
         excess: Held,
+        below: Offset,
         store: &mut impl Store<Inner<T>>,
         out: &mut Out<T>,
     ) -> u64 {
         let mut dropping = Dropping { left: excess, dropped: 0, offsets: Vec::new() };
-        let pieces = self.ledger.pieces().all();
-        for (offsets, piece) in
-            pieces.filter(|(_, piece)| !piece.is_over && !matches!(piece.phase, Phase::Held(_)))
-        {
+        let pieces = self.ledger.pieces().overlapping(Offset::ZERO..below);
+        let is_kept = |phase| matches!(phase, Phase::Held(_) | Phase::Moving(_));
+        for (offsets, piece) in pieces.filter(|(_, piece)| !piece.is_over && !is_kept(piece.phase)) {
             if dropping.is_done() {
                 break;
             }
-            dropping.take(offsets, piece.bytes);
+            let bytes = part_of(piece.bytes, offsets.end.since(offsets.start), piece.length.into());
+            dropping.take(offsets, bytes);
         }
-        if !dropping.is_done() {
-            let behind = self.ledger.next()..Offset(u64::MAX);
+        if !dropping.is_done() && self.ledger.next() < below {
+            let behind = self.ledger.next()..below;
             store.each_portion(self.id.partition, behind, &mut |portion| {
                 if !dropping.is_done() && !portion.expires.has_begun(now.unix) {
                     dropping.take(portion.first..portion.end, portion.bytes);

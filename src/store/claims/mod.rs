@@ -246,8 +246,8 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 Completion::Appended { token, result }
             }
             Completion::Appended { token: AppendBy::Limited(token, partition), result } => {
-                if result.is_ok() {
-                    self.handle_limited(now, partition);
+                if let Ok(Some(stored)) = &result {
+                    self.handle_limited(now, partition, stored.clone());
                 }
                 Completion::Appended { token, result }
             }
@@ -422,6 +422,10 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
             });
         }
         while let Some(partition) = self.inner.poll_stale_state() {
+            // While releases are held, a snapshot would free nothing.
+            if self.held.is_some() {
+                continue;
+            }
             self.with_keeper(partition, |keeper, out| keeper.renew_snapshot(now, out));
         }
         self.work(now);
@@ -459,7 +463,8 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
 
     fn has_doubts(&mut self) -> bool {
         self.learn();
-        self.keepers.values().any(Keeper::has_doubt)
+        // Each of them is asked, because one that was certain stays so.
+        self.keepers.values_mut().map(Keeper::has_doubt).fold(false, |any, has| any | has)
     }
 
     fn handle_certain(&mut self) {
@@ -473,8 +478,8 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
     }
 
     fn handle_done(&mut self, now: Now, id: ErrandId, done: Done) {
-        if let Some(ledger) = self.out.waiting.remove(&id) {
-            self.with_ledger(ledger, |keeper, out| keeper.handle_done(now, id, done, out));
+        if let Some(partition) = self.out.waiting.remove(&id) {
+            self.with_keeper(partition, |keeper, out| keeper.handle_done(now, id, done, out));
         }
     }
 

@@ -4,8 +4,11 @@
 //! move noted ─▶ messages read ─▶ queue opened ─▶ its end found ─▶ aim noted ─▶ copies appended ─▶ settled here
 //! ```
 //! From the first note on, the messages are not given out any more. A copy bears the name of its move. After a restart or
-//! a failure with an aim, the copies are looked for from there on, and only those that are missing are appended. So a
-//! copy is durable before its source is settled, and there once. A ledger does one step of one move at a time.
+//! a failed append with an aim, the copies are looked for from there on, and only those that are missing are appended. So
+//! a copy is durable before its source is settled, and there once. A ledger does one step of one move at a time. While one
+//! move pauses after a failure, the next ones go on.
+//!
+//! If a note fails, the ledger is recalled. It remembers which copies it has appended, and settles them again.
 //!
 //! A copy that was claimed and acknowledged is found, too, as long as the store below has it. So after a restart no shard
 //! releases anything until no shard has such a search before it.
@@ -15,13 +18,15 @@ use std::sync::Arc;
 
 use super::inner::{LedgerId, Purpose};
 use super::keeper::{Keeper, fetch};
+use super::ledger::messages;
 use super::letter::{self, History, Source};
-use super::moving::{Group, Step};
+use super::moving::{Copied, Group, Step};
 use super::out::Out;
-use super::pieces::Phase;
+use super::pieces::{Phase, Piece};
 use super::record::{Aim, Move, Record, Why};
 use crate::base::batch::{BatchBuilder, Fetched, Shape, StoredBatch};
 use crate::base::clock::Now;
+use crate::base::error::{Fault, StoreFault};
 use crate::base::millis::Millis;
 use crate::base::names::{ClientId, FullName, QueueName};
 use crate::base::partitioner::key_partition;
@@ -44,9 +49,14 @@ const PAUSES_MAX: u32 = 6;
 
 impl<T: Asker> Keeper<T> {
     /// Returns whether copies of an earlier run may have to be looked for.
-    pub(super) fn has_doubt(&self) -> bool {
-        let is_aimed = || self.ledger.first_move().is_some_and(|(_, moving)| moving.aim.is_some());
-        !self.is_ready() || !self.moves.is_sure && is_aimed()
+    pub(super) fn has_doubt(&mut self) -> bool {
+        if !self.moves.is_certain && self.is_ready() && self.moves.copied.is_empty() {
+            let mut moves = self.ledger.moves();
+            let is_open =
+                moves.any(|(number, moving)| moving.aim.is_some() && !self.moves.sure.contains(&number));
+            self.moves.is_certain = !is_open;
+        }
+        !self.moves.is_certain
     }
 
     /// Returns the name and the policy of the queue, if they are known.
@@ -122,8 +132,14 @@ impl<T: Asker> Keeper<T> {
 
     /// Does what can be done of a move now.
     pub(super) fn advance_moves(&mut self, now: Now, out: &mut Out<T>) {
+        self.settle_copied(now, out);
         match self.moves.running.take() {
+            // Some of them were deleted meanwhile.
+            Some((number, Step::Noting(_, group))) if !self.is_whole(number, &group) => {
+                self.start_move(now, out);
+            }
             Some((number, Step::Noting(note, group))) if self.notes.is_stored(note) => {
+                self.moves.sure.remove(&number);
                 let wanted = Wanted::Append(group.to.clone(), group.partition, group.batch.clone());
                 let id = self.ask(wanted, out);
                 self.moves.running = Some((number, Step::Appending(id, group)));
@@ -134,19 +150,22 @@ impl<T: Asker> Keeper<T> {
     }
 
     fn start_move(&mut self, now: Now, out: &mut Out<T>) {
-        let Some((number, moving)) = self.ledger.first_move() else { return };
-        if self.moves.due > now.mono {
+        if self.moves.late.is_some() {
             return;
         }
-        let aim = moving.aim.clone().filter(|_| !self.moves.is_sure);
+        let Self { moves, ledger, .. } = self;
+        moves.pauses.retain(|number, _| ledger.moving(*number).is_some());
+        let is_due = |number| moves.pauses.get(&number).is_none_or(|pause| pause.due <= now.mono);
+        let Some((number, moving)) = ledger.moves().find(|(number, _)| is_due(*number)) else { return };
+        let aim = moving.aim.clone().filter(|_| !moves.sure.contains(&number));
         let Some((name, _)) = self.queue(out) else { return };
         let step = match aim {
             Some(aim) => {
-                let id = self.ask(Wanted::Open((name.0, aim.queue.clone())), out);
+                let id = self.ask(Wanted::Find((name.0, aim.queue.clone())), out);
                 Step::SearchOpening(id, aim)
             }
             None => {
-                let Some(first) = self.ledger.moved_by(number, 1).pop() else { return };
+                let Some(first) = self.ledger.first_moved(number) else { return };
                 let (id, partition) = (self.id, self.id.partition);
                 out.requests.push_back(fetch(id, Purpose::Move, partition, first.start, false, GROUP_BYTES));
                 Step::Reading
@@ -163,17 +182,18 @@ impl<T: Asker> Keeper<T> {
     pub(super) fn handle_move_read(
         &mut self,
         now: Now,
-        result: Result<Fetched, crate::base::error::StoreFault>,
+        result: Result<Fetched, StoreFault>,
         out: &mut Out<T>,
     ) {
         let Some((number, Step::Reading)) = self.moves.running else { return };
         self.moves.running = None;
         let fetched = match result {
             Ok(fetched) => fetched,
-            Err(fault) => return self.pause(now, &fault),
+            Err(fault) => return self.pause(now, number, &fault),
         };
         let Some((name, _)) = self.queue(out) else { return };
-        match self.first_of(number, &fetched) {
+        let dead = self.dead_queue(out).map(|(dead, _)| dead);
+        match self.first_of(now, number, &fetched, dead.as_ref()) {
             // Nothing is left of it, or what is left was not read: the next turn looks again.
             First::None => {}
             First::Gone(offsets) => self.apply(now, Record::Gone { offsets }, &mut out.counters),
@@ -188,8 +208,7 @@ impl<T: Asker> Keeper<T> {
                 let offsets = vec![offset..offset + 1];
                 self.apply(now, Record::Gone { offsets }, &mut out.counters);
             }
-            First::Nowhere(offset) => {
-                let offsets = vec![offset..offset + 1];
+            First::Staying(offsets) => {
                 self.apply(now, Record::Stay { offsets }, &mut out.counters);
             }
             First::To(to) => {
@@ -200,8 +219,8 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Looks at the first message of a move.
-    fn first_of(&self, number: u64, fetched: &Fetched) -> First {
-        let Some(first) = self.ledger.moved_by(number, 1).pop() else { return First::None };
+    fn first_of(&mut self, now: Now, number: u64, fetched: &Fetched, dead: Option<&QueueName>) -> First {
+        let Some(first) = self.ledger.first_moved(number) else { return First::None };
         let Some(moving) = self.ledger.moving(number) else { return First::None };
         let stored = fetched.batches.iter().find(|stored| stored.end_offset() > first.start);
         let Some(stored) = stored.filter(|stored| stored.base_offset <= first.start) else {
@@ -216,27 +235,69 @@ impl<T: Asker> Keeper<T> {
         if history.moves >= MOVES_MAX {
             return First::Worn(first.start);
         }
-        match self.target(moving.of.to.as_ref(), &history) {
+        let piece = self.ledger.pieces().overlapping(first).next();
+        let is_expired = piece.is_some_and(|(_, piece)| is_expired(now, &moving.of, stored, piece));
+        match self.target(&moving.of, dead, &history).filter(|_| !is_expired) {
             Some(to) => First::To(to),
-            None => First::Nowhere(first.start),
+            None => First::Staying(self.staying(now, number, fetched, dead)),
         }
     }
 
-    /// Returns the queue to which a message goes. `None` if there is none, or it is its own.
-    fn target(&self, to: Option<&QueueName>, history: &History<'_>) -> Option<QueueName> {
+    /// Returns the messages of a move, of those that were read, that go nowhere.
+    fn staying(
+        &self,
+        now: Now,
+        number: u64,
+        fetched: &Fetched,
+        dead: Option<&QueueName>,
+    ) -> Vec<Range<Offset>> {
+        let mut offsets = Vec::new();
+        let (Some(moving), Some((own, _))) = (self.ledger.moving(number), &self.moves.queue) else {
+            return offsets;
+        };
+        for stored in &fetched.batches {
+            let parts = self.ledger.pieces().overlapping(stored.base_offset..stored.end_offset());
+            for (part, piece) in parts.filter(|(_, piece)| piece.phase == Phase::Moving(number)) {
+                if is_expired(now, &moving.of, stored, piece) {
+                    part.start
+                        .following(part.end.since(part.start))
+                        .for_each(|at| push_offset(&mut offsets, at));
+                    continue;
+                }
+                let sources = sources(stored, part, &own.1, self.id.partition.partition, piece.count);
+                let has_none = |source: &Source<'_>| {
+                    self.target(&moving.of, dead, &History::of(source.record.headers)).is_none()
+                };
+                sources.filter(has_none).for_each(|source| push_offset(&mut offsets, source.offset));
+            }
+        }
+        offsets
+    }
+
+    /// Returns the queue to which a message goes: a dead letter, to the present dead-letter queue. `None` if there is none,
+    /// or it is its own.
+    fn target(&self, of: &Move, dead: Option<&QueueName>, history: &History<'_>) -> Option<QueueName> {
         let own = self.moves.queue.as_ref().map(|(name, _)| &name.1);
-        to.cloned().or_else(|| history.queue()).filter(|to| Some(to) != own)
+        let dead = dead.filter(|_| of.why != Why::Redriven);
+        dead.or(of.to.as_ref()).cloned().or_else(|| history.queue()).filter(|to| Some(to) != own)
     }
 
     /// Handles the answer to an errand.
     pub(super) fn handle_done(&mut self, now: Now, id: ErrandId, done: Done, out: &mut Out<T>) {
+        if let Some((_, number, offsets)) = self.moves.late.take_if(|(late, ..)| *late == id) {
+            // The ledger was dropped meanwhile. It settles them once it is known.
+            if let Done::Appended(Ok(_)) = done {
+                self.remember_copied(number, offsets);
+            }
+            return;
+        }
         if !self.moves.is_waiting_for(id) {
             return;
         }
         let Some((number, step)) = self.moves.running.take() else { return };
         match (step, done) {
             (Step::Opening(_, name, fetched), Done::Opened(Ok(info))) => {
-                if let Some(group) = self.group(number, &fetched, (name, info), out) {
+                if let Some(group) = self.group(now, number, &fetched, (name, info), out) {
                     self.find_end(now, number, group, out);
                 }
             }
@@ -251,54 +312,59 @@ impl<T: Asker> Keeper<T> {
                     self.search(number, info, aim.partition, aim.from, Vec::new(), out);
                 } else {
                     // The copies have gone with their queue.
-                    self.moves.is_sure = true;
+                    self.moves.sure.insert(number);
                 }
             }
+            (Step::SearchOpening(..), Done::Opened(Err(Fault::Store(StoreFault::NoQueue)))) => {
+                self.moves.sure.insert(number);
+            }
             (Step::Searching(_, info, partition, mut found), Done::Read(Ok(fetched))) => {
-                self.find_copies(number, &fetched, &mut found);
-                if fetched.at_end {
+                // A target that ends before the aim has lost the copies.
+                if !fetched.is_rewound {
+                    self.find_copies(number, &fetched, &mut found);
+                }
+                if fetched.at_end || fetched.is_rewound {
                     self.settle_moved(now, number, found, out);
                 } else {
                     self.search(number, info, partition, fetched.next, found, out);
                 }
             }
-            (step, Done::Opened(Err(fault))) => self.fail(now, &step, &fault),
-            (step, Done::End(Err(fault)) | Done::Appended(Err(fault)) | Done::Read(Err(fault))) => {
-                self.fail(now, &step, &fault)
+            (_, Done::Opened(Err(fault))) => self.fail(now, number, &fault),
+            (_, Done::End(Err(fault)) | Done::Appended(Err(fault)) | Done::Read(Err(fault))) => {
+                self.fail(now, number, &fault);
             }
             // Every step has its kind of answer.
             (_, Done::Opened(_) | Done::End(_) | Done::Appended(_) | Done::Read(_)) => {}
         }
     }
 
-    fn fail(&mut self, now: Now, step: &Step, fault: &dyn std::fmt::Display) {
-        if matches!(step, Step::Appending(..)) {
-            self.moves.is_sure = false;
-        }
+    fn fail(&mut self, now: Now, number: u64, fault: &dyn std::fmt::Display) {
         self.moves.known_end = None;
-        self.pause(now, fault);
+        self.pause(now, number, fault);
     }
 
-    fn pause(&mut self, now: Now, fault: &dyn std::fmt::Display) {
-        let pause = Millis::new(PAUSE.get() << self.moves.failures.min(PAUSES_MAX));
-        if self.moves.failures == 0 {
+    fn pause(&mut self, now: Now, number: u64, fault: &dyn std::fmt::Display) {
+        let pause = self.moves.pauses.entry(number).or_default();
+        pause.due = now.mono + Millis::new(PAUSE.get() << pause.failures.min(PAUSES_MAX));
+        pause.failures += 1;
+        if pause.failures == 1 {
             let queue = self.moves.queue.as_ref().map_or("", |(name, _)| name.1.as_str());
             let partition = self.id.partition.partition.0;
             tracing::warn!(queue, partition, %fault, "messages cannot be moved to their dead-letter queue, or back; trying again");
         }
-        self.moves.failures += 1;
-        self.moves.due = now.mono + pause;
     }
 
     /// Makes copies of the first messages of a move that go to one partition.
     fn group(
         &mut self,
+        now: Now,
         number: u64,
         fetched: &Fetched,
         (name, to): (QueueName, QueueInfo),
         out: &Out<T>,
     ) -> Option<Group> {
         let (own, policy) = self.queue(out)?;
+        let dead = self.dead_queue(out).map(|(dead, _)| dead);
         let moving = self.ledger.moving(number)?;
         let ttl = policy.dead_ttl_secs.filter(|_| moving.of.why != Why::Redriven);
         let mut group: Option<(Alike, BatchBuilder)> = None;
@@ -312,12 +378,12 @@ impl<T: Asker> Keeper<T> {
                 ttl_secs: ttl.unwrap_or(stored.batch.ttl_secs()),
             };
             for (part, piece) in self.ledger.pieces().overlapping(stored.base_offset..stored.end_offset()) {
-                if piece.phase != Phase::Moving(number) {
+                if piece.phase != Phase::Moving(number) || is_expired(now, &moving.of, stored, piece) {
                     continue;
                 }
                 for source in sources(stored, part, &own.1, self.id.partition.partition, piece.count) {
                     let history = History::of(source.record.headers);
-                    let target = self.target(moving.of.to.as_ref(), &history);
+                    let target = self.target(&moving.of, dead.as_ref(), &history);
                     if target.as_ref() != Some(&name) || history.moves >= MOVES_MAX {
                         continue;
                     }
@@ -369,27 +435,66 @@ impl<T: Asker> Keeper<T> {
 
     fn note_aim(&mut self, now: Now, number: u64, group: Group, from: Offset, out: &mut Out<T>) {
         let (queue, incarnation, partition) = (group.name.clone(), group.to.incarnation, group.partition);
+        if !self.is_whole(number, &group) {
+            return;
+        }
         let aim = Aim { queue, incarnation, partition, from };
+        // Copies of earlier groups were looked for.
+        self.moves.sure.insert(number);
         self.apply(now, Record::Aim { number, aim }, &mut out.counters);
         self.moves.running = Some((number, Step::Noting(self.notes.next(), group)));
     }
 
+    /// Returns the messages of ranges that a move still has.
+    fn left_of(&self, number: u64, offsets: &[Range<Offset>]) -> Vec<Range<Offset>> {
+        let pieces = self.ledger.pieces();
+        let parts = offsets.iter().flat_map(|range| pieces.overlapping(range.clone()));
+        parts.filter(|(_, piece)| piece.phase == Phase::Moving(number)).map(|(part, _)| part).collect()
+    }
+
+    /// Returns whether a move still has all messages of a group.
+    fn is_whole(&self, number: u64, group: &Group) -> bool {
+        messages(&self.left_of(number, &group.offsets)) == messages(&group.offsets)
+    }
+
     /// Settles messages whose copies are durable.
     fn settle_moved(&mut self, now: Now, number: u64, offsets: Vec<Range<Offset>>, out: &mut Out<T>) {
-        let why = self.ledger.moving(number).map(|moving| moving.of.why);
-        let pieces = self.ledger.pieces();
-        let of_it = offsets.iter().flat_map(|range| pieces.overlapping(range.clone()));
-        let of_it = of_it.filter(|(_, piece)| piece.phase == Phase::Moving(number));
-        let offsets: Vec<_> = of_it.map(|(part, _)| part).collect();
-        let counter = match why {
-            Some(Why::Redriven) => &mut out.counters.redriven,
-            _ => &mut out.counters.dead,
-        };
-        *counter += super::ledger::messages(&offsets);
-        if !offsets.is_empty() {
-            self.apply(now, Record::Gone { offsets }, &mut out.counters);
+        self.remember_copied(number, offsets);
+        self.settle_copied(now, out);
+    }
+
+    fn remember_copied(&mut self, number: u64, offsets: Vec<Range<Offset>>) {
+        self.moves.copied.push(Copied { number, offsets, note: None, is_counted: false });
+        self.moves.sure.insert(number);
+        self.moves.pauses.remove(&number);
+    }
+
+    /// Settles messages whose copies are durable, unless there is a note that does so.
+    fn settle_copied(&mut self, now: Now, out: &mut Out<T>) {
+        if self.moves.copied.is_empty() {
+            return;
         }
-        (self.moves.is_sure, self.moves.failures) = (true, 0);
+        let mut all = std::mem::take(&mut self.moves.copied);
+        all.retain(|copied| copied.note.is_none_or(|note| !self.notes.is_stored(note)));
+        for copied in all.iter_mut().filter(|copied| copied.note.is_none()) {
+            let offsets = self.left_of(copied.number, &copied.offsets);
+            let why = self.ledger.moving(copied.number).map(|moving| moving.of.why);
+            if !std::mem::replace(&mut copied.is_counted, true) {
+                let counter = match why {
+                    Some(Why::Redriven) => &mut out.counters.redriven,
+                    _ => &mut out.counters.dead,
+                };
+                *counter += messages(&offsets);
+            }
+            if !offsets.is_empty() {
+                self.apply(now, Record::Gone { offsets }, &mut out.counters);
+            }
+            copied.note = Some(self.notes.next());
+        }
+        let Self { moves, ledger, .. } = self;
+        let is_copied = |number: u64| all.iter().any(|copied| copied.number == number);
+        moves.sure.retain(|number| ledger.moving(*number).is_some() || is_copied(*number));
+        moves.copied = all;
     }
 
     fn search(
@@ -429,8 +534,8 @@ enum First {
     Gone(Vec<Range<Offset>>),
     /// It was moved too often.
     Worn(Offset),
-    /// No queue is named for it.
-    Nowhere(Offset),
+    /// It stays, and so do these: no queue is named for them, or they had expired before they were to be redriven.
+    Staying(Vec<Range<Offset>>),
     To(QueueName),
 }
 
@@ -441,6 +546,11 @@ struct Alike {
     client: ClientId,
     is_anonymous: bool,
     ttl_secs: u32,
+}
+
+/// Returns whether messages had expired before they were to be redriven. A dead letter died before.
+fn is_expired(now: Now, of: &Move, stored: &StoredBatch, piece: &Piece) -> bool {
+    of.why == Why::Redriven && piece.lives_until <= now.mono && stored.is_expired(of.made)
 }
 
 /// Returns the messages of a part of a batch.
@@ -471,7 +581,7 @@ impl<T: Asker> Out<T> {
     fn ask(&mut self, by: LedgerId, what: Wanted) -> ErrandId {
         self.last_errand = self.last_errand.wrapping_add(1);
         let id = ErrandId(self.last_errand);
-        self.waiting.insert(id, by);
+        self.waiting.insert(id, by.partition);
         self.errands.push_back(Errand { id, what });
         id
     }

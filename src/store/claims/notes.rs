@@ -110,7 +110,8 @@ impl<T: Asker> Notes<T> {
 
     /// Returns whether the note with this number, and all before it, are as durable as they get.
     pub(super) fn is_stored(&self, sequence: u64) -> bool {
-        self.note.is_empty() && self.sent.iter().all(|sent| sent.sequence > sequence)
+        let is_sent = self.note.is_empty() || sequence <= self.sequence;
+        is_sent && self.sent.iter().all(|sent| sent.sequence > sequence)
     }
 
     /// Returns whether records wait to be sent.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::inner::{Inner, LedgerId};
+use super::inner::Inner;
 use crate::access::Tenants;
 use crate::base::queue::PartitionKey;
 use crate::base::units::Offset;
@@ -24,9 +24,9 @@ pub(super) struct Out<T: Asker> {
     pub is_crowded: bool,
     /// Whether the state is kept by notes.
     pub is_durable: bool,
-    /// What the shard is asked to do, the ledgers that wait for it, and the last number of an errand.
+    /// What the shard is asked to do, the partitions whose ledgers wait for it, and the last number of an errand.
     pub errands: VecDeque<Errand>,
-    pub waiting: HashMap<ErrandId, LedgerId>,
+    pub waiting: HashMap<ErrandId, PartitionKey>,
     pub last_errand: u32,
     /// The tenants of the server, who know the policies of queues.
     pub tenants: Option<Arc<Tenants>>,

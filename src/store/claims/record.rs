@@ -557,6 +557,7 @@ fn unzigzag(value: u64) -> i64 {
 
 /// Writes a range that begins at `end` or later. Returns its end.
 fn write_range(range: &Range<Offset>, end: Offset, note: &mut Vec<u8>) -> Offset {
+    debug_assert!(range.end.since(range.start) <= PIECE_MAX, "{range:?} cannot be read");
     encode_varint(range.start.since(end), note);
     encode_varint(range.end.since(range.start), note);
     range.end

@@ -94,7 +94,8 @@ impl<F> Ring<F> {
 
     /// Subtracts a batch that was removed. Returns its cost.
     fn give_back(&mut self, stored: &StoredBatch) -> usize {
-        self.stock.remove(&portion(stored));
+        let offsets = stored.base_offset..stored.end_offset();
+        self.stock.remove(offsets, stored.batch.stored_bytes() as u64);
         let cost = cost(&stored.batch);
         if let Some(share) = &mut self.share {
             share.subtract(cost as u64);

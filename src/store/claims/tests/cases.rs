@@ -198,10 +198,10 @@ fn moves_survive_their_notes_and_a_snapshot() {
     let mut note = Vec::new();
     Record::Snapshot(ledger.snapshot(now())).encode(&mut note);
     record::read(&note).0.iter().for_each(|record| again.apply(now(), record));
-    for ledger in [&ledger, &again] {
+    for ledger in [&mut ledger, &mut again] {
         assert!(ledger.is_sound());
-        assert_eq!((ledger.moving_messages(), ledger.moved_by(1, 9)), (2, range(2, 4)));
-        assert!(ledger.first_move().is_some_and(|(number, moving)| number == 1 && moving.aim.is_some()));
+        assert_eq!((ledger.moving_messages(), ledger.first_moved(1)), (2, range(2, 4).pop()));
+        assert!(ledger.moves().next().is_some_and(|(number, moving)| number == 1 && moving.aim.is_some()));
         assert!(ledger.pinned(Millis::new(u64::MAX >> 1), 9) == range(2, 4), "what moves does not expire");
     }
     assert_eq!(again.snapshot(now()), ledger.snapshot(now()));

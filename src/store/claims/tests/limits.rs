@@ -76,7 +76,7 @@ fn a_full_queue_drops_its_oldest_messages_that_are_not_claimed(ground: impl Grou
     site.claim(7);
     live.set(limited(5, WhenFull::DropOldest));
     site.append(TTL, 0, &[6; 1]);
-    assert_eq!((live.held(), site.counts()), (held(7), [0, 7, 0, 70]));
+    assert_eq!((live.held(), site.counts()), (held(8), [1, 7, 0, 80]), "and so is the newest message");
 }
 
 fn a_queue_that_is_full_of_bytes_drops_enough_of_its_messages(ground: impl Ground) {
@@ -88,7 +88,7 @@ fn a_queue_that_is_full_of_bytes_drops_enough_of_its_messages(ground: impl Groun
     }
     assert!(live.held().bytes > 70, "{:?}", live.held());
     site.append(TTL, 0, &[500]);
-    assert_eq!(live.held(), Held::default(), "it does not fit");
+    assert_eq!(live.held().messages, 1, "the newest message stays, though it does not fit");
 }
 
 #[test]

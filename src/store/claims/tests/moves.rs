@@ -6,18 +6,18 @@ use std::sync::Arc;
 
 use super::stores::{Ground, InMemory, OnDisk};
 use crate::access::{ProjectLimits, Tenants};
-use crate::base::batch::{BatchBuilder, Record, Shape};
+use crate::base::batch::{BatchBuilder, Fetched, Record, Shape};
 use crate::base::claim::{LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, StoreFault};
-use crate::base::manage::{Manage, Managed};
+use crate::base::manage::{Manage, Managed, Only, Removed};
 use crate::base::millis::Millis;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
-use crate::base::policy::Policy;
+use crate::base::policy::{Policy, WhenFull};
 use crate::base::queue::{PartitionKey, Position, QueueId, QueueInfo};
 use crate::base::units::{Offset, Partition};
 use crate::pb::headers::{HeaderRef, HeadersReader, put_header};
-use crate::store::claims::Ledgers;
+use crate::store::claims::{AppendBy, Ledgers};
 use crate::store::errand::{Done, Errand, ErrandId, Wanted};
 use crate::store::log::random::Random;
 use crate::store::{ClaimCounters, Completion, Life, NewQueue, Request, Store, Stream};
@@ -280,7 +280,7 @@ impl<G: Ground> Post<G> {
             wait: false,
         };
         match what {
-            Wanted::Open(_) if fails => {
+            Wanted::Open(_) | Wanted::Find(_) if fails => {
                 self.store.handle_done(self.now, id, Done::Opened(Err(fault.into())));
             }
             Wanted::End(..) if fails => self.store.handle_done(self.now, id, Done::End(Err(fault))),
@@ -291,6 +291,12 @@ impl<G: Ground> Post<G> {
             Wanted::Open(of) => {
                 let queue = if of == name(DEAD) { DEAD } else { JOBS };
                 self.ask_open(Some(id), queue);
+            }
+            Wanted::Find(of) => {
+                let queue = if of == name(DEAD) { DEAD } else { JOBS };
+                let asked = Asked::Open(Some(id), queue);
+                let find = |token| Request::Open { token, queue, name: of, create: None };
+                self.submit(asked, find);
             }
             Wanted::End(queue, partition) => {
                 let (partition, position) = (queue.key(partition), Position::Latest);
@@ -608,4 +614,227 @@ fn rejected_messages_of_a_queue_without_a_dead_letter_queue_are_deleted() {
     let counters = post.counters();
     assert_eq!((counters.dead, counters.rejected, counters.unsettled), (0, 2, 0));
     assert!(post.content(JOBS, View::Unclaimed).is_empty());
+}
+
+impl Post<OnDisk> {
+    /// Makes a world in which nothing fails, with as many leased messages.
+    fn leased(messages: usize) -> Self {
+        let mut post = Self::new(1, OnDisk::new(1, 0));
+        post.fails = false;
+        (0..messages).for_each(|_| post.produce());
+        post.settle_down();
+        while post.leased.len() < messages {
+            post.claim(JOBS);
+            post.settle_down();
+        }
+        post
+    }
+
+    /// Lets the store do all that it can do without the shard.
+    fn settle_down(&mut self) {
+        self.poll();
+        while self.ground.advance() {
+            self.poll();
+        }
+    }
+
+    /// Does errands up to the first that is meant, and takes that one.
+    fn errand(&mut self, is_meant: impl Fn(&Wanted) -> bool) -> Errand {
+        for _ in 0..100 {
+            self.settle_down();
+            if self.errands.front().is_some_and(|errand| is_meant(&errand.what)) {
+                return self.errands.pop_front().unwrap();
+            }
+            if self.errands.is_empty() {
+                self.pass(Millis::new(10));
+            }
+            self.run_errand();
+        }
+        panic!("no such errand");
+    }
+
+    /// Lets the note fail that would be sent now.
+    fn lose_note(&mut self) {
+        let now = self.now;
+        let note = self.store.with_keeper(KEY, |keeper, out| {
+            keeper.work(now, out);
+            let is_note =
+                |request: &Request<_>| matches!(request, Request::Append { token: AppendBy::Note(..), .. });
+            let index = out.requests.iter().position(is_note).expect("there is a note");
+            out.requests.remove(index)
+        });
+        let Some(Some(Request::Append { token, .. })) = note else { panic!() };
+        let result = Err(StoreFault::Unavailable("planned"));
+        assert!(self.store.handle(now, Completion::Appended { token, result }).is_none());
+    }
+
+    /// Passes time, and checks that nothing is asked of the shard.
+    fn rest(&mut self) {
+        for _ in 0..100 {
+            self.pass(Millis::new(1_000));
+            self.settle_down();
+            assert!(self.errands.is_empty(), "{:?}", self.errands);
+        }
+    }
+}
+
+fn is_append(what: &Wanted) -> bool {
+    matches!(what, Wanted::Append(..))
+}
+
+#[test]
+fn copies_that_are_being_appended_when_a_note_fails_are_not_appended_again() {
+    let mut post = Post::leased(2);
+    post.settle(Settle::Reject);
+    let slow = post.errand(is_append);
+    post.settle(Settle::Release(Some(0)));
+    post.lose_note();
+    post.rest();
+    post.errands.push_back(slow);
+    post.end();
+    assert_eq!((post.judge(), post.counters().dead), (1, 1));
+}
+
+#[test]
+fn copies_that_were_appended_when_a_note_fails_are_not_looked_for() {
+    let mut post = Post::leased(1);
+    post.settle(Settle::Reject);
+    let Errand { id, what } = post.errand(is_append);
+    let Wanted::Append(queue, partition, batch) = what else { panic!() };
+    let (partition, stream) = (queue.key(partition), Stream(7));
+    post.messages.insert(9, Message::default());
+    post.submit(Asked::Produce(9), |token| Request::Append { token, stream, partition, batch });
+    post.settle_down();
+    assert!(post.messages.remove(&9).unwrap().is_stored);
+    post.store.handle_done(post.now, id, Done::Appended(Ok(Some(Offset(0)..Offset(1)))));
+    post.lose_note();
+    post.rest();
+    assert_eq!((post.judge(), post.counters().dead), (1, 1));
+    // The second note that settles them is durable.
+    assert!(post.crash());
+    post.settle_down();
+    post.rest();
+    assert_eq!(post.judge(), 1);
+}
+
+#[test]
+fn a_search_ends_where_the_queue_is_gone_or_was_cut() {
+    for is_gone in [true, false] {
+        let mut post = Post::leased(1);
+        post.settle(Settle::Reject);
+        post.errand(is_append);
+        assert!(post.crash());
+        let Errand { id, .. } = post.errand(|what| matches!(what, Wanted::Find(_)));
+        assert!(post.store.has_doubts());
+        if is_gone {
+            post.store.handle_done(post.now, id, Done::Opened(Err(StoreFault::NoQueue.into())));
+        } else {
+            post.ask_open(Some(id), DEAD);
+            let Errand { id, .. } = post.errand(|what| matches!(what, Wanted::Read(..)));
+            let cut = Fetched { is_rewound: true, ..Fetched::default() };
+            post.store.handle_done(post.now, id, Done::Read(Ok(cut)));
+        }
+        post.settle_down();
+        let next = post.errands.front().map(|errand| &errand.what);
+        assert!(matches!(next, Some(Wanted::Open(_))), "{next:?}");
+        assert!(!post.store.has_doubts());
+    }
+}
+
+#[test]
+fn messages_that_are_deleted_before_their_aim_is_stored_are_not_moved() {
+    for is_noting in [true, false] {
+        let mut post = Post::leased(2);
+        (0..2).for_each(|_| post.settle(Settle::Reject));
+        let end = post.errand(|what| matches!(what, Wanted::End(..)));
+        post.errands.push_back(end);
+        if is_noting {
+            post.run_errand();
+        }
+        let remove = Manage::Remove { offsets: vec![Offset(0)], only: Only::All };
+        assert!(matches!(post.manage(JOBS, 0, remove), Ok(Managed::Removed(of)) if of == [Removed::Yes]));
+        post.end();
+        let dead = post.content(DEAD, View::Stored);
+        let dead: Vec<u64> = dead.into_iter().map(|(number, _)| number).collect();
+        assert_eq!((dead, post.counters().dead), (vec![1], 1), "{is_noting}");
+    }
+}
+
+#[test]
+fn a_move_that_fails_does_not_block_others_and_follows_the_policy() {
+    let mut post = Post::leased(1);
+    post.produce();
+    post.settle_down();
+    let queue = |queue| QueueName::parse(queue).unwrap();
+    let is_open = |what: &Wanted| matches!(what, Wanted::Open(_));
+    let redrive = Manage::Redrive { to: Some(queue("full")) };
+    assert!(matches!(post.manage(JOBS, 0, redrive), Ok(Managed::Redriven(1))));
+    for (name, policy) in [("full", None), ("dead", Some("other")), ("other", None)] {
+        let Errand { id, what } = post.errand(is_open);
+        assert!(matches!(&what, Wanted::Open((_, of)) if *of == queue(name)), "{what:?}");
+        let fault = StoreFault::Unavailable("planned");
+        post.store.handle_done(post.now, id, Done::Opened(Err(fault.into())));
+        post.settle_down();
+        match policy {
+            None => post.settle(Settle::Reject),
+            Some(other) => {
+                let policy = Policy { dead_queue: Some(queue(other)), ..Policy::default() };
+                post.queues[&JOBS].policy.set(policy);
+                // Both pause. The first one asks again, too, and waits.
+                post.pass(Millis::new(1_100));
+                let Errand { id, .. } = post.errand(is_open);
+                let fault = StoreFault::Unavailable("planned");
+                post.store.handle_done(post.now, id, Done::Opened(Err(fault.into())));
+            }
+        }
+    }
+}
+
+#[test]
+fn messages_that_come_from_nowhere_stay_together() {
+    let mut post = Post::new(1, InMemory);
+    post.fails = false;
+    let mut builder = BatchBuilder::new(ClientId::from(9), 1_000, 0);
+    (0..500u64).for_each(|number| builder.push(&number.to_le_bytes()));
+    post.messages.insert(0, Message::default());
+    let (partition, stream, batch) = (KEY, Stream(1), builder.close());
+    post.submit(Asked::Produce(0), |token| Request::Append { token, stream, partition, batch });
+    post.poll();
+    assert!(matches!(post.manage(JOBS, 0, Manage::Redrive { to: None }), Ok(Managed::Redriven(500))));
+    post.end();
+    let pieces = post.store.keepers[&KEY].ledger().pieces();
+    assert_eq!((pieces.len(), pieces.free_messages()), (1, 500));
+}
+
+#[test]
+fn expired_messages_are_not_redriven() {
+    let mut post = Post::new(1, InMemory);
+    post.fails = false;
+    let mut builder = BatchBuilder::new(ClientId::from(9), 60, 0);
+    builder.push(&7u64.to_le_bytes());
+    post.messages.insert(7, Message::default());
+    let (partition, stream, batch) = (KEY, Stream(1), builder.close());
+    post.submit(Asked::Produce(7), |token| Request::Append { token, stream, partition, batch });
+    post.poll();
+    // The store has not deleted it yet.
+    post.now = Now::at_ms(post.now.mono.get() + 200_000, post.now.unix.get() + 200_000);
+    let redrive = Manage::Redrive { to: Some(name(DEAD).1) };
+    assert!(matches!(post.manage(JOBS, 0, redrive), Ok(Managed::Redriven(0))));
+}
+
+#[test]
+fn messages_that_are_being_moved_are_not_dropped() {
+    let mut post = Post::leased(1);
+    let dead_queue = Some(name(DEAD).1);
+    let when_full = WhenFull::DropOldest;
+    let policy = Policy { dead_queue, messages_max: Some(2), when_full, ..Policy::default() };
+    post.queues[&JOBS].policy.set(policy);
+    post.pass(Millis::new(1_000));
+    post.settle(Settle::Reject);
+    (0..4).for_each(|_| post.produce());
+    post.settle_down();
+    assert!(post.store.counters().dropped > 0);
+    post.end();
+    let dead = post.content(DEAD, View::Stored);
+    assert_eq!(dead.into_iter().map(|(number, _)| number).collect::<Vec<_>>(), [0]);
 }
