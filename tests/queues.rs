@@ -261,6 +261,9 @@ fn the_control_port_says_what_is_wrong_with_a_request() {
     let large = format!(r#"{{"attributes": {{"a": "{}"}}}}"#, "x".repeat(1 << 20));
     assert_eq!(ask("PUT /queues/p/r", &large).0, 413);
     assert_eq!(ask("GET /queues/p/r", "").0, 404);
+    produce(&server, "plain", numbers(3));
+    let (found, text) = ask("POST /queues/default/plain/redrive", "");
+    assert!(found == 409 && text.contains("no dead letters"), "{found} {text}");
     // Nothing of this keeps the server from its work.
     produce(&server, "after", numbers(1));
 }

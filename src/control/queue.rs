@@ -22,13 +22,15 @@ use super::{ANSWER_TIMEOUT, Control, ask_one};
 use crate::access::Right;
 use crate::base::attributes::{DEAD_QUEUE, PARTITIONS};
 use crate::base::error::{Fault, StoreFault};
-use crate::base::manage::{Manage, Managed, PartitionStats, Stored};
+use crate::base::manage::{Found, Manage, Managed, PartitionStats, Stored};
 use crate::base::millis::UnixMillis;
 use crate::base::names::{FullName, QueueName};
 use crate::base::queue::{QueueInfo, message_id};
 use crate::base::units::Partition;
+use crate::pb::headers::HeadersReader;
 use crate::shard::core::{AlterFault, Alteration, Created, Described};
 use crate::shard::probe::Probe;
+use crate::store::claims::DEAD_QUEUE_HEADER;
 
 /// How long the owner of a partition may take to answer. It may have to read the state of claims, or to write.
 pub const MANAGED_TIMEOUT: Duration = Duration::from_secs(20);
@@ -306,12 +308,47 @@ pub(super) async fn redrive(
         let why = "to: a queue cannot be redriven to itself\n";
         return Err(Refused::with((StatusCode::BAD_REQUEST, why)));
     }
-    if let Some(to) = &to {
-        check_target(client.as_deref(), to)?;
+    match &to {
+        Some(to) => check_target(client.as_deref(), to)?,
+        None => check_letters(&control.probe, &name).await?,
     }
     let messages = each_message(&control, &name, Manage::Redrive { to }).await?;
     tracing::info!(project, queue, messages, "redrives a queue");
     Ok(Json(Affected { messages }).into_response())
+}
+
+/// Checks that a queue looks like one of dead letters: an ordinary one would be held up while each of its messages is found
+/// to come from nowhere. Looks at the oldest message of each partition.
+async fn check_letters(probe: &Probe, name: &FullName) -> Result<(), Refused> {
+    let Described { info, .. } = find(probe, name).await?;
+    let mut is_any = false;
+    for (partition, managed) in manage_all(probe, &info, &Manage::Stats).await? {
+        let Managed::Stats(PartitionStats { oldest: Some(oldest), .. }) = managed else { continue };
+        is_any = true;
+        let found = manage(probe, &info, partition, Manage::Find(vec![oldest.offset])).await?;
+        let Managed::Found(found) = found else { continue };
+        if found.iter().any(is_letter) {
+            return Ok(());
+        }
+    }
+    if !is_any {
+        return Ok(());
+    }
+    let why = format!(
+        "queue {}/{}: its oldest messages are no dead letters, so where they belong is unknown; name a queue with to\n",
+        name.0, name.1
+    );
+    Err(Refused::with((StatusCode::CONFLICT, why)))
+}
+
+/// Returns whether a message was moved from another queue.
+fn is_letter(found: &Found) -> bool {
+    let message = found.stored.batch.record_at(found.record);
+    message.is_some_and(|(_, message)| {
+        HeadersReader::new(message.headers)
+            .map_while(Result::ok)
+            .any(|header| header.name == DEAD_QUEUE_HEADER)
+    })
 }
 
 /// Does something to all messages of a queue, even if the client disconnects. Returns how many there were.

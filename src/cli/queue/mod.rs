@@ -251,8 +251,9 @@ Exit codes:
     /// Move dead letters back to the queues that they come from
     #[command(after_help = "\
 Moves every message of a dead-letter queue that is not claimed. Each is moved
-once, even if the server crashes meanwhile. Repeat the command to see how many
-are left.
+once, even if the server crashes meanwhile. Messages that come from no other
+queue stay, unless --to names a queue for all. A queue that was deleted is
+created again, with the settings of the server.
 
 Examples:
   millstream queue redrive jobs-dead

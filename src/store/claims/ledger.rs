@@ -309,13 +309,20 @@ impl Ledger {
     }
 
     /// Frees the messages up to `next` that no record has given out, because a note is missing. They are given out
-    /// again.
+    /// again. A start leaves out far more offsets than a piece has. Then the messages lie before and behind these, and
+    /// two pieces have room for them.
     fn free_missing(&mut self, next: Offset) {
-        while self.next < next {
-            let length = u32::try_from(next.since(self.next)).unwrap_or(u32::MAX);
-            self.pieces.insert(self.next, new_piece(length));
-            self.next += u64::from(length);
+        let missing = next.saturating_since(self.next);
+        if missing == 0 {
+            return;
         }
+        let first = u32::try_from(missing).unwrap_or(u32::MAX);
+        self.pieces.insert(self.next, new_piece(first));
+        let last = u32::try_from(missing - u64::from(first)).unwrap_or(u32::MAX);
+        if last > 0 {
+            self.pieces.insert(Offset(next.0 - u64::from(last)), new_piece(last));
+        }
+        self.next = next;
     }
 
     fn apply_settle(&mut self, now: Now, id: LeaseId, at: UnixMillis, what: Settle, range: Range<Offset>) {

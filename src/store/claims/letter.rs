@@ -8,7 +8,7 @@ use crate::base::units::{Offset, Partition};
 use crate::pb::headers::{FIRST_TIMESTAMP as FIRST, HeaderRef, HeadersReader, put_header};
 
 /// The queue from which a dead letter came, and the message's id there.
-const QUEUE: &str = "millstream-dead-queue";
+pub const QUEUE: &str = "millstream-dead-queue";
 const ID: &str = "millstream-dead-id";
 /// How often the message was given out, over all queues.
 const COUNT: &str = "millstream-dead-count";

@@ -53,6 +53,7 @@ pub use ahead::AHEAD_BYTES;
 pub use deletion::TOO_SCATTERED;
 pub use inner::{AppendBy, FetchBy, Inner, LedgerId};
 pub use ledger::{PIECES_MAX, UNSETTLED_MAX};
+pub use letter::QUEUE as DEAD_QUEUE_HEADER;
 
 use std::collections::HashMap;
 use std::ops::Range;

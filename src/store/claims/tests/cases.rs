@@ -163,6 +163,24 @@ fn workers_that_leave_a_deleted_queue_leave_no_ledger() {
 }
 
 #[test]
+fn offsets_that_a_start_leaves_out_are_not_filled_when_a_note_is_missing() {
+    let mut ledger = Ledger::default();
+    lease(&mut ledger, 0, 10);
+    // A note about messages from 10 on, and about some behind the offsets that a start has left out, is lost.
+    let behind = 1 << 41;
+    let mut other = ledger.clone();
+    lease(&mut other, behind, behind + 5);
+    let record = lease(&mut other, behind + 5, behind + 9);
+    ledger.apply(now(), &record);
+    assert!(ledger.is_sound());
+    assert_eq!(ledger.pieces().len(), 4, "{:?}", ledger.pieces());
+    for free in [10, behind, behind + 4] {
+        let (_, piece) = ledger.pieces().overlapping(Offset(free)..Offset(free + 1)).next().unwrap();
+        assert_eq!(piece.phase, Phase::Free, "{free}");
+    }
+}
+
+#[test]
 fn a_claim_finds_what_was_stored_since_the_last_one_found_nothing() {
     let mut shop = Shop::new();
     for _ in 0..3 {
