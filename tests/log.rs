@@ -247,15 +247,15 @@ fn another_version_of_the_format_is_refused() {
     assert_eq!(server.stop(), 0);
     let catalogue = data.0.join("00000.catalogue");
     let mut bytes = std::fs::read(&catalogue).unwrap();
-    bytes[8] = 2;
+    bytes[8] = 3;
     let sum = crc32c::crc32c(&bytes[8..12]);
     bytes[12..16].copy_from_slice(&sum.to_le_bytes());
     std::fs::write(&catalogue, bytes).unwrap();
     let (_, said, code) = tool(&["log", "verify", data.text()]);
-    assert!(code == 2 && said.contains("version 2"), "{said}");
+    assert!(code == 2 && said.contains("version 3"), "{said}");
     let (_, said, code) =
         tool(&["serve", "--listen", "127.0.0.1:0", "--store", "log", "--data-dir", data.text()]);
-    assert!(code == 2 && said.contains("version 2"), "{said}");
+    assert!(code == 2 && said.contains("version 3"), "{said}");
 }
 
 #[test]

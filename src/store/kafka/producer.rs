@@ -64,8 +64,6 @@ struct InFlight<T> {
     /// The smallest and the largest offset that was reported.
     least: i64,
     most: i64,
-    /// Whether the offset of a stored record is unknown.
-    is_unknown: bool,
     failed: Option<Trouble>,
 }
 
@@ -127,7 +125,6 @@ impl<T: Copy> Producer<T> {
             open: 0,
             least: i64::MAX,
             most: -1,
-            is_unknown: false,
             failed: None,
         };
         let slot = match self.free.pop() {
@@ -288,7 +285,15 @@ impl<T: Copy> Producer<T> {
                 one.least = one.least.min(offset);
                 one.most = one.most.max(offset);
             }
-            Ok(_) => one.is_unknown = true,
+            // librdkafka reports success also where the broker says that it has a record already. A broker that had
+            // stored a later record of a new partition first says that of records that it never stored
+            // (KAFKA-15591).
+            Ok(_) => {
+                one.failed.get_or_insert(Trouble::ours(
+                    "Kafka may have lost messages: it does not say where they are",
+                ));
+                one.rest = None;
+            }
             Err(trouble) => {
                 one.failed.get_or_insert(trouble);
                 // librdkafka does not get the rest of this append.
@@ -310,7 +315,6 @@ impl<T: Copy> Producer<T> {
         let count = done.append.batch.count();
         let result = match done.failed {
             Some(trouble) => Err(trouble),
-            None if done.is_unknown => Ok(None),
             None => Ok(done.append.topic.layout.appended(count, done.records, done.least, done.most)),
         };
         let Append { token, stream, partition, .. } = done.append;
