@@ -10,6 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
@@ -490,7 +491,19 @@ fn sighup_during_a_long_start_reopens_the_latency_log() {
     assert!(signal("-HUP").success());
     drop(first);
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(said.any(|line| line.contains("millstream serves")));
+    // The server may open the file again.
+    let is_served = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_served.load(Ordering::Relaxed) {
+                drop(writing.open(&pipe));
+                std::thread::yield_now();
+            }
+        });
+        let served = said.any(|line| line.contains("millstream serves"));
+        is_served.store(true, Ordering::Relaxed);
+        assert!(served);
+    });
     eventually("the new file", || latency.exists().then_some(()));
     assert!(signal("-TERM").success());
     said.for_each(drop);
