@@ -232,4 +232,11 @@ fn a_client_manages_its_own_queues_at_the_control_port_with_its_own_token() {
     }
     assert_eq!(run("reader", &["queue", "stats", "jobs"]).0, 0);
     assert_eq!(run("owner", &["queue", "delete", "jobs"]).0, 2, "the memory store deletes nothing");
+    // A removed token ends, although its grant was remembered.
+    guarded.rewrite(&self::text(&[("owner", "p1 manage,consume:jobs*")]));
+    eventually("the removed token is refused", || {
+        (run("reader", &["queue", "stats", "jobs"]).0 == 2).then_some(())
+    });
+    assert_eq!(run("owner", &["queue", "stats", "jobs"]).0, 0);
+    assert_eq!(run("owner", &["message", "pop", "jobs"]).0, 2, "its grant has become smaller");
 }
