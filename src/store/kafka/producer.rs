@@ -285,9 +285,9 @@ impl<T: Copy> Producer<T> {
                 one.least = one.least.min(offset);
                 one.most = one.most.max(offset);
             }
-            // librdkafka reports success also where the broker says that it has a record already. A broker that had
-            // stored a later record of a new partition first says that of records that it never stored
-            // (KAFKA-15591).
+            // librdkafka concludes that records are stored from the acknowledgement of later ones. A broker that did not
+            // know a new partition yet refuses the first request, and stores the second one although the first is
+            // missing (KAFKA-15591). Only an offset proves that a record is stored.
             Ok(_) => {
                 one.failed.get_or_insert(Trouble::ours(
                     "Kafka may have lost messages: it does not say where they are",

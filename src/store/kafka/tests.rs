@@ -329,10 +329,10 @@ fn temporary_errors_of_brokers_do_not_reach_clients_and_order_is_kept() {
 }
 
 #[test]
-fn messages_that_a_broker_calls_duplicates_without_saying_where_they_are_do_not_count_as_stored() {
+fn messages_without_an_offset_do_not_count_as_stored() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (mock, lone, mut store, partition) = mocked(config, bounds);
-    // Brokers say so of the first records of a new partition, if they stored a later one before (KAFKA-15591).
+    // librdkafka reports success here without an offset, as it does for records of which it concludes that they are stored.
     mock.request_errors(RDKafkaApiKey::Produce, &[Code::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER]);
     lone.append(&mut store, partition, 1, &[b"maybe lost"]);
     let (token, result) = lone.appended(&mut store);
