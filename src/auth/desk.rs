@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX};
 use super::judge::Judge;
@@ -13,6 +12,7 @@ use super::question::{Answer, Question, Verdict};
 use crate::access::Grant;
 use crate::base::millis::UnixMillis;
 use crate::base::secret::Secret;
+use crate::process::unix_now;
 
 /// The most questions that wait for a verdict. Each may hold a token of 16 KiB.
 const WAITING_MAX: usize = 64;
@@ -121,7 +121,7 @@ impl Desk {
         }
         let credential = Credential::Token(Secret::new(token));
         let key = self.keyer.key(&credential);
-        let unix = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        let unix = unix_now();
         let known = self.waiting.lock().grant(&key, unix);
         if let Some(grant) = known {
             return reply(Ok(grant));

@@ -6,7 +6,7 @@ mod pace;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use serde::Serialize;
@@ -22,6 +22,7 @@ use crate::base::millis::UnixMillis;
 use crate::base::setting::Kind;
 use crate::client::Address;
 use crate::process::terminal::{has_progress, line_start, say};
+use crate::process::unix_now;
 use crate::store::log::backup::{Advance, Backup, Earlier};
 use crate::store::log::inspect::cut;
 use crate::store::log::{Cut, Damaged, DirectDirectory, Staging, moment};
@@ -183,7 +184,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
         if is_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    let unix = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    let unix = unix_now();
     let copied = backup.run(unix, |file| staging.adopt(file), advance);
     progress.clear();
     let is_running = matches!(kept, Kept::Held(_));

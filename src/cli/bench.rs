@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
@@ -13,7 +13,6 @@ use super::result_file::OutFile;
 use super::tls::TlsArgs;
 use super::token_source::{COMMAND_FLAG, TokenArgs};
 use super::{Failure, cores, on_signal};
-use crate::base::millis::UnixMillis;
 use crate::base::names::Project;
 use crate::client::{Address, ClientError, ControlClient, Endpoint, Scheme, Trust, without_secret};
 use crate::control::InfoPage;
@@ -22,6 +21,7 @@ use crate::load::{
     STAMP_BYTES, Sweep, find_knee, run as run_load, sweep_connections,
 };
 use crate::process::terminal::{has_progress, line_start, say};
+use crate::process::unix_now;
 use crate::shard::preflight;
 
 /// How long the server's control port may take to answer.
@@ -590,7 +590,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let out = args.out.as_deref().map(OutFile::check).transpose()?;
     let (about, server) = about(args, &mut plan)?;
     interrupt_on_signal(&plan.interrupt)?;
-    let began = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+    let began = unix_now();
     let Outcome { runs, knee, failure } = match measure(args, &plan) {
         Ok(measured) => measured,
         Err(error @ ClientError::Address(_)) => return Err(error.into()),

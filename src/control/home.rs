@@ -1,10 +1,11 @@
 //! Requests to the home of a queue, which creates, changes and deletes it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinError;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -81,16 +82,19 @@ pub(super) async fn change<T: Send + 'static>(
     ask: impl Fn(&Probe, FullName, oneshot::Sender<T>) -> bool + Send + Sync + 'static,
 ) -> Result<T, Refused> {
     let Control { probe, changes, .. } = control;
-    // If the client disconnects while it waits for the permit, nothing is changed. The semaphore is never closed.
-    let Ok(permit) = changes.acquire_owned().await else {
-        return Err(Refused::with(failed("changes are closed")));
-    };
+    // If the client disconnects while it waits for the permit, nothing is changed.
+    let permit = permit(changes).await?;
     let may = format!("{change} of queue {}/{} may be done, or be done later", name.0, name.1);
     let work = async move { ask_home(&probe, &name, |reply| ask(&probe, name.clone(), reply)).await };
     match to_its_end(permit, work).await {
         Ok(reached) => reached.answer(change, &may),
         Err(error) => Err(Refused::with(failed(&error.to_string()))),
     }
+}
+
+/// Waits for one of the permits of requests of a kind. They are never closed.
+pub(super) async fn permit(of: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refused> {
+    of.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))
 }
 
 /// Runs `work` in its own task, which holds the permit. If it ran in the request's future, a client that
@@ -120,10 +124,7 @@ pub(super) fn failed(why: &str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::task::{Context, Waker};
-
-    use tokio::sync::Semaphore;
 
     use super::*;
 

@@ -7,12 +7,11 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::task::JoinSet;
 
 use super::Control;
-use super::home::failed;
+use super::home::permit;
 use super::queue::{find as find_queue, manage};
 use super::queues::name_of;
 use super::refused::Refused;
@@ -23,6 +22,7 @@ use crate::base::millis::UnixMillis;
 use crate::base::queue::{message_id, parse_message_id};
 use crate::base::units::{Offset, Partition};
 use crate::pb::headers::{HeaderRef, HeadersReader};
+use crate::process::unix_now;
 use crate::shard::core::Described;
 
 /// The most ids in a request.
@@ -230,10 +230,6 @@ impl Named {
     }
 }
 
-fn unix() -> UnixMillis {
-    UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
 pub(super) async fn find(
     State(Control { probe, looks, .. }): State<Control>,
     Path((project, queue)): Path<(String, String)>,
@@ -241,7 +237,7 @@ pub(super) async fn find(
 ) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
     let Named { messages, .. } = Named::read(query.as_deref())?;
-    let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
+    let _look = permit(looks).await?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
     let (mut lines, mut bytes) = (Vec::new(), 0);
     for (partition, offsets) in messages.into_iter().filter(|(partition, _)| partition.0 < info.partitions) {
@@ -249,7 +245,7 @@ pub(super) async fn find(
             break;
         }
         if let Managed::Found(found) = manage(&probe, &info, partition, Manage::Find(offsets)).await? {
-            for line in found.iter().filter_map(|found| MessageLine::found(partition, found, unix())) {
+            for line in found.iter().filter_map(|found| MessageLine::found(partition, found, unix_now())) {
                 if bytes < FOUND_BYTES_MAX {
                     bytes += line.bytes();
                     lines.push(line);
@@ -268,7 +264,7 @@ pub(super) async fn remove(
     let name = name_of(&project, &queue)?;
     let Named { messages, is_unclaimed } = Named::read(query.as_deref())?;
     let only = if is_unclaimed { Only::Unclaimed } else { Only::All };
-    let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
+    let _look = permit(looks).await?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
     // All partitions at once, so that their deletions share a sync.
     let mut each = JoinSet::new();
@@ -323,7 +319,7 @@ pub(super) async fn pop(
         let why = format!("count: {left} is not within 1 to {POP_MAX}\n");
         return Err(Refused::with((StatusCode::BAD_REQUEST, why)));
     }
-    let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
+    let _look = permit(looks).await?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
     let (mut lines, mut bytes_max) = (Vec::new(), POP_BYTES_MAX);
     for partition in info.all() {
@@ -337,7 +333,7 @@ pub(super) async fn pop(
                 Err(refusal) if lines.is_empty() => return Err(refusal),
                 Ok(_) | Err(_) => break,
             };
-        for line in popped.iter().flat_map(|run| MessageLine::popped(partition, run, unix())) {
+        for line in popped.iter().flat_map(|run| MessageLine::popped(partition, run, unix_now())) {
             left = left.saturating_sub(1);
             bytes_max = bytes_max.saturating_sub(line.bytes());
             lines.push(line);

@@ -91,7 +91,6 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -109,8 +108,7 @@ use self::serving::Shared;
 use self::sockets::{Listening, Sockets};
 use crate::auth::{Desk, Judge};
 use crate::base::attributes::ATTRIBUTES_BYTES_MAX;
-use crate::base::millis::UnixMillis;
-use crate::process::AbortOnPanic;
+use crate::process::{AbortOnPanic, unix_now};
 use crate::shard::Board;
 use crate::shard::address::{Address, Addresses, FileMode};
 use crate::shard::backups::Backups;
@@ -339,7 +337,7 @@ async fn make_metrics(control: &Control) -> Page {
         tokens: control.gate.tokens().counts(),
         refused: control.gate.refused(),
         dropped_lines: control.gate.dropped_lines(),
-        unix: UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
+        unix: unix_now(),
         judge: control.judge.as_ref().map(Judge::snapshot),
     };
     let text = metrics::encode(&snapshots, stalls_of, refused, draining, &own, certificates, &total);

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::Client;
-use super::home::{change, failed, refusal};
+use super::home::{change, failed, permit, refusal};
 use super::pages::Unmade;
 use super::queues::{name_of, no_queue};
 use super::refused::Refused;
@@ -186,7 +186,7 @@ pub(super) async fn show(
     Path((project, queue)): Path<(String, String)>,
 ) -> Result<Response, Refused> {
     let name = name_of(&project, &queue)?;
-    let _look = looks.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
+    let _look = permit(looks).await?;
     let described = find(&probe, &name).await?;
     let mut stats = StatsPage::default();
     for (partition, managed) in manage_all(&probe, &described.info, &Manage::Stats).await? {
@@ -354,8 +354,7 @@ fn is_letter(found: &Found) -> bool {
 /// Does something to all messages of a queue, even if the client disconnects. Returns how many there were.
 async fn each_message(control: &Control, name: &FullName, what: Manage) -> Result<u64, Refused> {
     let Control { probe, changes, .. } = control.clone();
-    let permit =
-        changes.acquire_owned().await.map_err(|closed| Refused::with(failed(&closed.to_string())))?;
+    let permit = permit(changes).await?;
     let Described { info, .. } = find(&probe, name).await?;
     let work = tokio::spawn(async move {
         let _permit = permit;

@@ -10,6 +10,7 @@
 //! | `children` | commands that are run and killed |
 //! | `command` | runs a command that prints a token |
 //! | `feed` | runs a command that gets bytes on its standard input |
+//! | `wall_clock` | the wall clock of the system |
 //! | `watcher` | notices changes of files |
 //! | `abort` | aborts the process if a thread panics |
 
@@ -22,7 +23,9 @@ pub(crate) mod inherited;
 pub(crate) mod logging;
 pub(crate) mod manager;
 pub(crate) mod terminal;
+mod wall_clock;
 mod watcher;
 
 pub use abort::AbortOnPanic;
+pub use wall_clock::unix_now;
 pub use watcher::Watcher;

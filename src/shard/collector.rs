@@ -9,18 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use super::core::ShardPulse;
 use super::interval::Interval;
 use super::probe::Probe;
-use crate::base::millis::UnixMillis;
 use crate::base::setting::settings;
 use crate::latency::Recorder;
 use crate::latency::{Lines, LogFile};
-use crate::process::AbortOnPanic;
+use crate::process::{AbortOnPanic, unix_now};
 
 /// How long shards may take to answer. Later answers count in the next interval.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -318,7 +317,7 @@ impl Work {
         {
             *lines = None;
         }
-        let unix = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        let unix = unix_now();
         let number = *self.tell.borrow() + 1;
         let interval = Interval::new(number, unix, length, &merged, &self.present, &self.pulses);
         self.present.iter_mut().for_each(Recorder::clear);

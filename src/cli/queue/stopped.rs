@@ -1,7 +1,5 @@
 //! The queues of a data directory that no server uses.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde_json::{Map, Value};
 
 use super::place::Place;
@@ -9,7 +7,6 @@ use crate::base::attributes::{Allowed, Attributes, take_partitions};
 use crate::base::error::StoreFault;
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::manage::{Manage, Managed, Only, Removed};
-use crate::base::millis::UnixMillis;
 use crate::base::names::{FullName, QueueName};
 use crate::base::queue::QueueInfo;
 use crate::cli::{Directory, Failure, say_damage};
@@ -17,6 +14,7 @@ use crate::control::{
     MessageLine, POP_BYTES_MAX, QueueChange, QueueLine, QueuePage, RemovedLine, StatsPage, by_partition,
 };
 use crate::operation::Settings;
+use crate::process::unix_now;
 use crate::shard::core::Settings as CoreSettings;
 use crate::store::log::disk::FileName;
 use crate::store::log::inspect::Contents;
@@ -80,10 +78,6 @@ fn failure(fault: &StoreFault) -> Failure {
     Failure(fault.to_string())
 }
 
-fn unix() -> UnixMillis {
-    UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
 /// Returns what a server with the default settings allows: a directory does not know the settings of its server.
 fn allowed() -> Allowed {
     let Settings { ttl_min_secs, ttl_max_secs, delay_max_secs, max_payload_bytes, .. } = Settings::default();
@@ -107,7 +101,8 @@ impl Place for Stopped {
         // A list changes nothing, so that it works on a directory that cannot be written, too.
         let contents = Contents::read(&self.directory.files, &moment())?;
         say_damage(&contents.report);
-        let lines = contents.queues(unix()).into_iter().map(|(name, summary)| QueueLine::new(name, &summary));
+        let lines =
+            contents.queues(unix_now()).into_iter().map(|(name, summary)| QueueLine::new(name, &summary));
         let is_wanted = |line: &QueueLine| {
             project.is_none_or(|project| project == line.project) && line.queue.starts_with(prefix)
         };
@@ -178,7 +173,9 @@ impl Place for Stopped {
         for (partition, offsets) in ids.into_iter().filter(|(partition, _)| partition.0 < info.partitions) {
             let managed = self.open()?.manage(&info, partition, Manage::Find(offsets));
             if let Managed::Found(found) = managed.map_err(|fault| failure(&fault))? {
-                lines.extend(found.iter().filter_map(|found| MessageLine::found(partition, found, unix())));
+                lines.extend(
+                    found.iter().filter_map(|found| MessageLine::found(partition, found, unix_now())),
+                );
             }
         }
         Ok(Some(lines))
@@ -227,7 +224,7 @@ impl Place for Stopped {
                     Err(fault) if lines.is_empty() => return Err(failure(&fault)),
                     Err(_) => break,
                 };
-            lines.extend(popped.iter().flat_map(|run| MessageLine::popped(partition, run, unix())));
+            lines.extend(popped.iter().flat_map(|run| MessageLine::popped(partition, run, unix_now())));
         }
         Ok(Some(lines))
     }

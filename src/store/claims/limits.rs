@@ -71,6 +71,15 @@ impl Limits {
         self.tenants.as_ref().is_some_and(|tenants| tenants.policies().added() != self.added)
     }
 
+    /// Returns the share of a partition and by how much its queue is beyond its limits, if it is and wants its oldest
+    /// messages to be dropped.
+    fn to_drop(&self, partition: PartitionKey) -> Option<(&HeldShare, Held)> {
+        let share = self.shares.get(&partition)?;
+        let excess = share.policy().excess(Held::default());
+        let wants = excess != Held::default() && share.policy().get().when_full == WhenFull::DropOldest;
+        wants.then_some((share, excess))
+    }
+
     /// Returns the share of a partition, unless its queue has no limits.
     fn share(&mut self, partition: PartitionKey) -> Option<&mut HeldShare> {
         let policy = self.queues.get(&partition.queue)?;
@@ -119,9 +128,8 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
 
     /// Drops a partition's part of what is too much in its queue, if the queue wants that.
     fn drop_part(&mut self, now: Now, partition: PartitionKey) {
-        let Some(share) = self.limits.shares.get(&partition) else { return };
-        let (excess, own, all) =
-            (share.policy().excess(Held::default()), share.held(), share.policy().held());
+        let Some((share, excess)) = self.limits.to_drop(partition) else { return };
+        let (own, all) = (share.held(), share.policy().held());
         // Rounded up, so that the parts suffice.
         let part = |excess: u64, own: u64, all: u64| match excess {
             0 => 0,
@@ -163,13 +171,9 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
     /// Handles an append to a partition of a limited queue: counts it, and drops older messages if the queue wants that.
     pub(super) fn handle_limited(&mut self, now: Now, partition: PartitionKey, stored: Range<Offset>) {
         self.count_limited(now, partition);
-        let Some(share) = self.limits.shares.get(&partition) else { return };
-        let (excess, policy) = (share.policy().excess(Held::default()), share.policy());
-        if excess == Held::default() || policy.refuses() {
-            return;
-        }
+        let Some((share, excess)) = self.limits.to_drop(partition) else { return };
         // Other partitions have older ones, unless this one has all. The newest message stays.
-        let below = if share.held() == policy.held() { stored.end.previous() } else { stored.start };
+        let below = if share.held() == share.policy().held() { stored.end.previous() } else { stored.start };
         let new = stats_of(&self.inner.holding(partition, stored.start, now.unix).unwrap_or_default());
         let excess = Held {
             messages: excess.messages.min(new.free + new.delayed),
@@ -178,12 +182,8 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         self.drop_limited(now, partition, excess, below);
     }
 
-    /// Drops messages of a partition below an offset, if the queue wants that.
+    /// Drops messages of a partition below an offset.
     fn drop_limited(&mut self, now: Now, partition: PartitionKey, excess: Held, below: Offset) {
-        let Some(share) = self.limits.shares.get(&partition) else { return };
-        if excess == Held::default() || share.policy().get().when_full != WhenFull::DropOldest {
-            return;
-        }
         self.learn();
         if !self.keepers.contains_key(&partition) {
             self.add_keeper(partition, false);

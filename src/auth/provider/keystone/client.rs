@@ -1,7 +1,7 @@
 //! Asks Keystone about tokens, with a token of the server's own.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use ureq::SendBody;
@@ -10,8 +10,8 @@ use url::Url;
 
 use super::{Account, Facts, time};
 use crate::auth::http::{Fault, Http, Reply};
-use crate::base::millis::UnixMillis;
 use crate::base::secret::Secret;
+use crate::process::unix_now;
 
 /// After which part of its life the server's own token is replaced, in percent.
 const RENEWED_AT: u64 = 80;
@@ -128,7 +128,7 @@ impl Client {
         let body: Value = serde_json::from_slice(&body).map_err(|_| malformed())?;
         let ends =
             body.get("token").and_then(|token| time(token.get("expires_at")?)).ok_or_else(malformed)?;
-        let now = UnixMillis::from_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        let now = unix_now();
         let renew = Duration::from_millis(ends.since(now).get() / 100 * RENEWED_AT);
         let renew = Instant::now().checked_add(renew).ok_or_else(malformed)?;
         Ok(Own { token, renew })
