@@ -1,5 +1,6 @@
 //! Names from outside, validated once: projects, queues, clients (protocol sections 1 and 8).
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -96,6 +97,13 @@ impl QueueName {
 
     /// Returns the name.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Names are compared as their text is.
+impl Borrow<str> for QueueName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

@@ -2,11 +2,15 @@
 
 use std::ops::Range;
 
+use crate::base::attributes::Attributes;
 use crate::base::batch::Fetched;
 use crate::base::claim::{Grant, Lost};
 use crate::base::error::{Fault, StoreFault};
+use crate::base::manage::Managed;
+use crate::base::names::QueueName;
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition, Sequence};
+use crate::base::wish;
 
 /// An answer of the shard to a [`Command`](super::Command).
 #[derive(Clone, Debug)]
@@ -57,6 +61,24 @@ pub enum Answer {
         /// The messages whose settlement came too late.
         result: Result<Vec<Lost>, StoreFault>,
     },
+    /// The answer to `Manage`.
+    Managed {
+        /// The partition that was asked for.
+        partition: Partition,
+        /// The answer of the store.
+        result: Result<Managed, StoreFault>,
+    },
+    /// The answer to `Order::Wish`.
+    Wished(wish::Granted),
+    /// The answer to `Order::Delete`: [`StoreFault::NoQueue`] if there is no queue of that name.
+    Deleted(Result<(), StoreFault>),
+    /// One shard's part of the answer to `Order::List`.
+    Listed {
+        /// How many parts there are.
+        of: u16,
+        /// The queues whose home the shard is, by name.
+        queues: Vec<ListedQueue>,
+    },
     /// The answer to `Renew`. The front has the new grant already.
     Renewed(Result<(), Fault>),
     /// The answer to `Resolve`.
@@ -66,4 +88,13 @@ pub enum Answer {
         /// The offset of the position.
         result: Result<Offset, StoreFault>,
     },
+}
+
+/// A queue in a list.
+#[derive(Clone, Debug)]
+pub struct ListedQueue {
+    /// Its name.
+    pub name: QueueName,
+    /// Its attributes.
+    pub attributes: Attributes,
 }

@@ -681,7 +681,8 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             let answer = Answer::Settled { sequence, partition, result };
             rig.call(|session, cx| session.answer(operation, answer, cx));
         }
-        Command::Leave { .. } => {}
+        // Without an answer, or not for streaming sessions.
+        Command::Leave { .. } | Command::Manage { .. } | Command::Order { .. } => {}
         Command::Renew { operation, .. } => {
             let renewed = if fails { Err(Fault::Unverified) } else { Ok(()) };
             rig.call(|session, cx| session.answer(operation, Answer::Renewed(renewed), cx));

@@ -1,0 +1,54 @@
+//! What operations ask of whole queues: to find, create and delete one, and to list those of a project. Each order goes
+//! to the queue's home, a list to every shard.
+
+use super::{Asking, Connections, Core, Letter};
+use crate::base::clock::Now;
+use crate::base::names::{FullName, queue_hash};
+use crate::base::queue::home;
+use crate::operation::{Answer, ListedQueue, Order};
+use crate::store::Store;
+
+impl<S: Store<Connections>> Core<S> {
+    /// Passes an order to the shards that it concerns.
+    pub(super) fn order(&mut self, now: Now, by: Asking, order: Order) {
+        match &order {
+            Order::Wish(name, _) | Order::Delete(name) => match self.home_of(name) {
+                home if home == self.shard => self.take_order(now, by, order),
+                home => self.outboxes[usize::from(home)].push(Letter::Order { by, order }),
+            },
+            Order::List { .. } => {
+                for shard in self.others() {
+                    let order = order.clone();
+                    self.outboxes[usize::from(shard)].push(Letter::Order { by, order });
+                }
+                self.take_order(now, by, order);
+            }
+        }
+    }
+
+    /// Fulfils this shard's part of an order.
+    pub(super) fn take_order(&mut self, now: Now, by: Asking, order: Order) {
+        match order {
+            Order::Wish(name, wish) => drop(self.wish_of(now, Some(by), name, wish)),
+            Order::Delete(name) => drop(self.delete_for(now, Some(by), name)),
+            Order::List { project, after, limit } => {
+                let listed = self.catalogue.list(&project, &after, limit);
+                let queues =
+                    listed.into_iter().map(|(name, attributes)| ListedQueue { name, attributes }).collect();
+                self.answer_order(now, by, Answer::Listed { of: self.shards, queues });
+            }
+        }
+    }
+
+    pub(super) fn answer_order(&mut self, now: Now, by: Asking, answer: Answer) {
+        if by.shard == self.shard {
+            self.deliver(now, by, answer);
+        } else {
+            self.outboxes[usize::from(by.shard)].push(Letter::Ordered { by, answer });
+        }
+    }
+
+    fn home_of(&self, name: &FullName) -> u16 {
+        home(queue_hash(&name.0, &name.1), self.shards)
+    }
+}
