@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | here | dispatch to the protocol of a connection |
 //! | `streaming` | the streaming protocol: the operations of a connection, in sequence |
+//! | `zaqar` | the documents of the Zaqar v2 WebSocket API |
 //! | `echo` | the echo of WebSocket conformance suites |
 //! | `handshake` | a handshake: choice of the front by path, and checks of the request |
 //! | `identity` | the project and the id of a client |
@@ -22,6 +23,7 @@ mod pb_writer;
 mod policy;
 mod status;
 mod streaming;
+pub mod zaqar;
 
 pub use context::{Cx, status_of};
 pub use framed::{Framed, Origin};
