@@ -339,7 +339,7 @@ fn messages_are_found_by_their_offsets(mut site: Site<impl Ground>) {
     let found = site.find(&[0, 1, 3, 4, 50, 51]);
     let offsets: Vec<u64> = found.iter().map(|found| found.offset.0).collect();
     assert_eq!(offsets, [0, 3, 4, 51]);
-    for Found { stored, offset, record, count, claim } in found {
+    for Found { stored, offset, record, count, claim, .. } in found {
         let size = 3 + offset.0 % 3;
         assert_eq!(stored.batch.record_at(record).unwrap().1.payload.len() as u64, size);
         assert_eq!(
