@@ -1,5 +1,7 @@
 //! The commands of an operation to its shard.
 
+use serde_json::{Map, Value};
+
 use crate::base::batch::Batch;
 use crate::base::claim::{Leaving, Settlement, Terms, View};
 use crate::base::error::Fault;
@@ -174,6 +176,9 @@ pub enum Command {
 pub enum Order {
     /// Find, create or alter a queue. Answered by [`Answer::Wished`](super::Answer::Wished).
     Wish(FullName, Wish),
+    /// Create a queue with these attributes because it is used, if the server allows that and the queue does not exist.
+    /// Answered by [`Answer::Wished`](super::Answer::Wished).
+    Make(FullName, Map<String, Value>),
     /// Delete a queue. Answered by [`Answer::Deleted`](super::Answer::Deleted).
     Delete(FullName),
     /// List queues of a project by name. Each shard answers with an [`Answer::Listed`](super::Answer::Listed).

@@ -93,6 +93,11 @@ impl<'a> Node<'a> {
         Self { format, raw }
     }
 
+    /// Returns a value of a checked document again, by its bytes.
+    pub(super) fn of_checked(format: Format, raw: &'a [u8]) -> Self {
+        Self { format, raw }
+    }
+
     /// Returns the format of the document.
     pub fn format(self) -> Format {
         self.format

@@ -1,4 +1,5 @@
-//! The documents of the Zaqar v2 WebSocket API: requests, answers and notifications, in JSON and in MessagePack.
+//! The WebSocket API of OpenStack Zaqar, version 2: requests and answers, in JSON and in MessagePack.
+//! `session` handles the requests of a connection. All other files are about documents.
 //!
 //! Everything works on the bytes of a request in place: a document is checked once, and then walked over. No
 //! tree of values is built. Each pass takes time linear in the length of the document, and memory that does
@@ -16,6 +17,7 @@
 //! | `answer` | answers, refusals and notifications |
 //! | `texts` | the fixed texts of the API |
 //! | `body` | how bodies of messages are stored and read |
+//! | `session` | the requests of a connection, in order |
 //! | `repr` | the size of a value as the API counts it |
 
 pub mod action;
@@ -26,6 +28,7 @@ mod json;
 mod msgpack;
 pub mod repr;
 pub mod request;
+mod session;
 pub mod texts;
 mod tokens;
 mod transcode;
@@ -35,4 +38,5 @@ pub use action::Action;
 pub use answer::Echo;
 pub use document::{Document, Format, Kind, Node};
 pub use request::{Refused, Request};
+pub use session::Session;
 pub use writer::Writer;

@@ -588,6 +588,7 @@ impl<S: Store<Connections>> Core<S> {
             commands: &mut self.commands,
             counters: &mut self.counters,
             regulator: &mut self.regulator,
+            tenants: &self.tenants,
             refused_headers: &mut self.refused_headers,
         };
         Some((connection, env))

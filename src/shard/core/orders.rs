@@ -5,6 +5,7 @@ use super::{Asking, Connections, Core, Letter};
 use crate::base::clock::Now;
 use crate::base::names::{FullName, queue_hash};
 use crate::base::queue::home;
+use crate::base::wish::Wish;
 use crate::operation::{Answer, ListedQueue, Order};
 use crate::store::Store;
 
@@ -12,7 +13,7 @@ impl<S: Store<Connections>> Core<S> {
     /// Passes an order to the shards that it concerns.
     pub(super) fn order(&mut self, now: Now, by: Asking, order: Order) {
         match &order {
-            Order::Wish(name, _) | Order::Delete(name) => match self.home_of(name) {
+            Order::Wish(name, _) | Order::Make(name, _) | Order::Delete(name) => match self.home_of(name) {
                 home if home == self.shard => self.take_order(now, by, order),
                 home => self.outboxes[usize::from(home)].push(Letter::Order { by, order }),
             },
@@ -30,6 +31,11 @@ impl<S: Store<Connections>> Core<S> {
     pub(super) fn take_order(&mut self, now: Now, by: Asking, order: Order) {
         match order {
             Order::Wish(name, wish) => drop(self.wish_of(now, Some(by), name, wish)),
+            Order::Make(name, attributes) => {
+                // A queue that is unknown here may exist in the store.
+                let wish = if self.settings.auto_create { Wish::Create(attributes) } else { Wish::Find };
+                self.wish_of(now, Some(by), name, wish);
+            }
             Order::Delete(name) => drop(self.delete_for(now, Some(by), name)),
             Order::List { project, after, limit } => {
                 let listed = self.catalogue.list(&project, &after, limit);
