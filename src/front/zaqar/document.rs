@@ -53,7 +53,7 @@ pub struct Undecodable {
 
 impl fmt::Display for Undecodable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at byte {}", self.why, self.at)
+        write!(f, "at byte {}: {}", self.at, self.why)
     }
 }
 

@@ -26,6 +26,8 @@ mod json;
 mod msgpack;
 pub mod repr;
 pub mod request;
+#[cfg(test)]
+mod tests;
 pub mod texts;
 mod tokens;
 mod transcode;
