@@ -25,7 +25,6 @@ use millstream::base::millis::UnixMillis;
 use millstream::base::names::ClientId;
 use millstream::base::queue::{PartitionKey, QueueId};
 use millstream::base::units::{Offset, Partition};
-use millstream::front::zaqar::{Action, Document, Format, Request as ZaqarRequest, Writer, answer, body};
 use millstream::latency::{Recorder, Stage};
 use millstream::operation::{Answer, Command};
 use millstream::pb::{
@@ -131,42 +130,6 @@ fn delimiter(criterion: &mut Criterion) {
             assert_eq!(pbs, 1_000);
         });
     });
-    group.finish();
-}
-
-/// A post of one message through the Zaqar API: reading the request, storing the body, writing the answer.
-fn zaqar(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("zaqar");
-    let json = format!(
-        r#"{{"action": "message_post", "headers": {{"Client-ID": "355186cd-d1e8-4108-a3ac-a2183697232a",
-        "X-Project-ID": "project"}}, "body": {{"queue_name": "orders", "messages": [{{"body": "{}", "ttl": 300}}]}}}}"#,
-        "x".repeat(SIZE)
-    );
-    let mut packed = Vec::new();
-    let document = Document::check(Format::Json, json.as_bytes()).unwrap();
-    Writer::new(Format::MessagePack, &mut packed).node(document.root());
-    for (name, format, bytes) in
-        [("JSON", Format::Json, json.as_bytes()), ("MessagePack", Format::MessagePack, &packed)]
-    {
-        let (mut payload, mut headers, mut out) = (Vec::new(), Vec::new(), Vec::new());
-        group.bench_function(format!("a post of 100 B, {name}"), |bencher| {
-            bencher.iter(|| {
-                let request = ZaqarRequest::parse(format, black_box(bytes)).unwrap();
-                let Action::MessagePost { messages, .. } = &request.action else { panic!() };
-                [&mut payload, &mut headers, &mut out].map(Vec::clear);
-                for message in messages.iter() {
-                    body::store(message.unwrap().body, 1 << 10, &mut payload, &mut headers).unwrap();
-                }
-                answer::answer(format, &request.echo, 201, &mut out, |writer| {
-                    writer.map(1, |writer| {
-                        writer.key("message_ids");
-                        writer.array(1, |writer| writer.text("51db7067821e727dc24df754"));
-                    });
-                });
-                black_box((&payload, &headers, &out));
-            });
-        });
-    }
     group.finish();
 }
 
@@ -496,6 +459,6 @@ fn pin(core: usize) {
 criterion_group! {
     name = stages;
     config = Criterion::default().measurement_time(Duration::from_secs(4)).warm_up_time(Duration::from_secs(1));
-    targets = frame, unmask, delimiter, zaqar, session_produce, session_consume, memory, claims, stats, histogram, hop
+    targets = frame, unmask, delimiter, session_produce, session_consume, memory, claims, stats, histogram, hop
 }
 criterion_main!(stages);
