@@ -8,7 +8,7 @@
 //! | `/` | the live page for a browser; `/live` is its event stream |
 //! | `/healthz` | 200 while every shard answers within a second, otherwise 503 |
 //! | `/readyz` | the same, and 503 once the server drains or is about to, and must get no new clients |
-//! | `/queues` | the queues of the embedded log, as JSON; 404 with another store. `?project=`, `?prefix=`, `?after=PROJECT/QUEUE` and `?limit=` choose some |
+//! | `/queues` | the queues of the embedded log or of Kafka, as JSON; 404 with the memory store. `?project=`, `?prefix=`, `?after=PROJECT/QUEUE` and `?limit=` choose some |
 //! | `/queues/PROJECT/QUEUE` | one queue with its attributes and what it holds, as JSON |
 //! | `PUT /queues/PROJECT/QUEUE` | creates a queue: 201, or 200 if it exists. The body is `{"attributes": {…}, "partitions": N}`; both may be absent |
 //! | `PATCH /queues/PROJECT/QUEUE` | changes attributes (null removes one), or adds partitions: 200. The same body |
@@ -78,8 +78,8 @@ pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
 pub use messages::{HeaderLine, IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition};
-pub use queue::{Affected, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
-pub use queue_line::QueueLine;
+pub use queue::{Affected, CountsPage, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
+pub use queue_line::{HeldLine, QueueLine};
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
 pub use right::Right;
 pub use routes::routes;

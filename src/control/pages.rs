@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::ANSWER_TIMEOUT;
+use super::home::refusal;
 use super::paced::Paced;
 use super::queue_line::QueueLine;
 use crate::base::error::StoreFault;
@@ -49,7 +50,7 @@ impl IntoResponse for Unmade {
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("shard {shard} did not answer within {ANSWER_TIMEOUT:?}\n"),
             ),
-            Self::Unknown(fault) => (StatusCode::NOT_FOUND, format!("{fault}\n")),
+            Self::Unknown(fault) => return refusal(&fault.into()),
             Self::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         };
         (status, why).into_response()

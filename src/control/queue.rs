@@ -51,9 +51,21 @@ pub struct QueuePage {
     pub stats: Option<StatsPage>,
 }
 
-/// What a queue holds, as JSON. Messages that have expired may count for another minute.
+/// What a queue holds, as JSON. What the store cannot say is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct StatsPage {
+    /// The messages. Absent on Kafka, which cannot count them.
+    #[serde(flatten)]
+    pub counts: Option<CountsPage>,
+    /// On Kafka the number of offsets between the oldest ones and the ends of all partitions: there are not more messages
+    /// than that. Absent elsewhere, and where a record holds many messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offsets: Option<u64>,
+}
+
+/// The messages of a queue, as JSON. Those that have expired may count for another minute.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct CountsPage {
     /// Messages that can be claimed.
     pub free: u64,
     /// Messages that are claimed.
@@ -80,8 +92,18 @@ pub struct StoredLine {
 }
 
 impl StatsPage {
-    /// Adds what a partition holds.
-    pub fn add(&mut self, partition: Partition, stats: &PartitionStats) {
+    /// Adds what is known of a partition.
+    pub fn add(&mut self, partition: Partition, managed: &Managed) {
+        match managed {
+            Managed::Stats(stats) => self.counts.get_or_insert_default().add(partition, stats),
+            Managed::Offsets(Some(offsets)) => *self.offsets.get_or_insert_default() += offsets,
+            _ => {}
+        }
+    }
+}
+
+impl CountsPage {
+    fn add(&mut self, partition: Partition, stats: &PartitionStats) {
         let PartitionStats { free, claimed, delayed, bytes, oldest, newest } = *stats;
         self.free += free;
         self.claimed += claimed;
@@ -190,9 +212,7 @@ pub(super) async fn show(
     let described = find(&probe, &name).await?;
     let mut stats = StatsPage::default();
     for (partition, managed) in manage_all(&probe, &described.info, &Manage::Stats).await? {
-        if let Managed::Stats(of) = managed {
-            stats.add(partition, &of);
-        }
+        stats.add(partition, &managed);
     }
     let page = QueuePage { stats: Some(stats), ..QueuePage::of(&name, &described) };
     Ok(Json(page).into_response())

@@ -22,7 +22,7 @@ use crate::base::names::{FullName, queue_hash};
 use crate::base::queue::{PartitionKey, QueueInfo, home};
 use crate::base::units::Partition;
 use crate::latency::Recorder;
-use crate::store::{QueueSummary, Tail};
+use crate::store::{Queues, Tail};
 
 /// A handle on the shards of a server. Any thread may use it.
 #[derive(Clone, Debug)]
@@ -152,11 +152,7 @@ impl Probe {
     }
 
     /// Asks a shard for what its store holds of each queue.
-    pub fn queues(
-        &self,
-        shard: usize,
-        reply: impl FnOnce(Result<Vec<(FullName, QueueSummary)>, StoreFault>) + Send + 'static,
-    ) -> bool {
+    pub fn queues(&self, shard: usize, reply: impl FnOnce(Queues) + Send + 'static) -> bool {
         self.send(shard, Delivery::Queues(Reply::new(reply)))
     }
 

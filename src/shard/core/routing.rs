@@ -142,6 +142,7 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Opened { .. }
             | Completion::Deleted { .. }
             | Completion::Altered { .. }
+            | Completion::Listed { .. }
             | Completion::Managed { .. } => {
                 return self.handle_changed(now, completion);
             }
@@ -211,6 +212,7 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Opened { .. }
             | Completion::Deleted { .. }
             | Completion::Altered { .. }
+            | Completion::Listed { .. }
             | Completion::Managed { .. } => return,
         };
         if let Some(id) = by.as_errand() {

@@ -549,6 +549,7 @@ impl<G: Ground> Site<G> {
             Completion::Opened { .. }
             | Completion::Resolved { .. }
             | Completion::Altered { .. }
+            | Completion::Listed { .. }
             | Completion::Deleted { .. } => {}
         }
     }
