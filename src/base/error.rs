@@ -420,7 +420,7 @@ impl fmt::Display for StoreFault {
                 "queue_name: the topic name made of project and queue is longer than Kafka's {TOPIC_NAME_CHARS_MAX} characters"
             ),
             Self::NoCatalogue => {
-                f.write_str("queues are listed and deleted where the embedded log is the store")
+                f.write_str("the memory store keeps no list of queues: they are listed on the embedded log and on Kafka, and deleted on the log")
             }
             Self::Unavailable(why) => write!(f, "store: {why}"),
         }

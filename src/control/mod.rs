@@ -78,7 +78,9 @@ pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
 pub use messages::{HeaderLine, IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition};
-pub use queue::{Affected, CountsPage, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
+pub use queue::{
+    Affected, CountsPage, LOOK_TIMEOUT, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine,
+};
 pub use queue_line::{HeldLine, QueueLine};
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
 pub use right::Right;
@@ -260,7 +262,16 @@ impl ControlPort {
 /// Asks every shard and returns all answers, or the index of the first shard that does not answer in time. A
 /// shard with a full inbox is asked again until the time is up.
 async fn ask_all<T>(probe: &Probe, ask: impl Fn(usize, oneshot::Sender<T>) -> bool) -> Result<Vec<T>, usize> {
-    let until = Instant::now() + ANSWER_TIMEOUT;
+    ask_all_within(ANSWER_TIMEOUT, probe, ask).await
+}
+
+/// As [`ask_all`], with another time.
+async fn ask_all_within<T>(
+    time: Duration,
+    probe: &Probe,
+    ask: impl Fn(usize, oneshot::Sender<T>) -> bool,
+) -> Result<Vec<T>, usize> {
+    let until = Instant::now() + time;
     let mut answers = Vec::new();
     for shard in 0..probe.shards() {
         answers.push(ask_one(until, |reply| ask(shard, reply)).await.ok_or(shard)?);

@@ -37,6 +37,8 @@ pub(super) type Lines = Result<Arc<[QueueLine]>, Unmade>;
 pub(super) enum Unmade {
     /// The shard with this index did not answer in time.
     Silent(usize),
+    /// As `Silent`, within another time.
+    Late(usize, Duration),
     /// The store does not know the answer.
     Unknown(StoreFault),
     /// The answers cannot be encoded as a page.
@@ -50,6 +52,9 @@ impl IntoResponse for Unmade {
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("shard {shard} did not answer within {ANSWER_TIMEOUT:?}\n"),
             ),
+            Self::Late(shard, time) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("shard {shard} did not answer within {time:?}\n"))
+            }
             Self::Unknown(fault) => return refusal(&fault.into()),
             Self::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         };

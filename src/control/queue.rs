@@ -32,6 +32,9 @@ use crate::shard::core::{AlterFault, Alteration, Created, Described};
 use crate::shard::probe::Probe;
 use crate::store::claims::DEAD_QUEUE_HEADER;
 
+/// How long a shard may take to say which queues there are, or to find one: with Kafka as the store, it asks Kafka.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
+
 /// How long the owner of a partition may take to answer. It may have to read the state of claims, or to write.
 pub const MANAGED_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -154,10 +157,11 @@ pub(super) async fn find(probe: &Probe, name: &FullName) -> Result<Described, Re
     let until = Instant::now() + ANSWER_TIMEOUT;
     let home = probe.home(name);
     let ask = |reply: oneshot::Sender<_>| probe.find(name.clone(), move |found| drop(reply.send(found)));
-    let silent = || Refused::with(Unmade::Silent(home));
-    let answer = ask_one(until, ask).await.ok_or_else(silent)?;
-    let Ok(Ok(found)) = timeout_at(until, answer).await else { return Err(silent()) };
-    found.ok_or_else(|| Refused::with(no_queue(&format!("{}/{}", name.0, name.1))))
+    let answer = ask_one(until, ask).await.ok_or_else(|| Refused::with(Unmade::Silent(home)))?;
+    match timeout_at(Instant::now() + LOOK_TIMEOUT, answer).await {
+        Ok(Ok(found)) => found.map_err(|fault| alter_refused(&fault, &format!("{}/{}", name.0, name.1))),
+        _ => Err(Refused::with(Unmade::Late(home, LOOK_TIMEOUT))),
+    }
 }
 
 /// Asks the owner of a partition about its messages. The error is the response.
@@ -173,12 +177,11 @@ pub(super) async fn manage(
     let ask = |reply: oneshot::Sender<_>| {
         probe.manage(shard, key, what.clone(), move |managed| drop(reply.send(managed)))
     };
-    let silent = || Refused::with(Unmade::Silent(shard));
-    let answer = ask_one(until, ask).await.ok_or_else(silent)?;
+    let answer = ask_one(until, ask).await.ok_or_else(|| Refused::with(Unmade::Silent(shard)))?;
     match timeout_at(Instant::now() + MANAGED_TIMEOUT, answer).await {
         Ok(Ok(Ok(managed))) => Ok(managed),
         Ok(Ok(Err(fault))) => Err(Refused::with(refusal(&fault.into()))),
-        _ => Err(silent()),
+        _ => Err(Refused::with(Unmade::Late(shard, MANAGED_TIMEOUT))),
     }
 }
 

@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 
 use super::home::{change, refusal};
 use super::pages::{self, JSON, Lines, Unmade};
+use super::queue::LOOK_TIMEOUT;
 use super::queue_line::QueueLine;
 use super::refused::Refused;
-use super::{Control, ask_all};
+use super::{Control, ask_all_within};
 use crate::base::error::StoreFault;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::shard::core::Deleted;
@@ -20,8 +21,9 @@ use crate::shard::probe::Probe;
 use crate::store::Listed;
 
 async fn learn(probe: &Probe) -> Lines {
-    let asked = ask_all(probe, |shard, reply| probe.queues(shard, move |answer| drop(reply.send(answer))));
-    let shards = asked.await.map_err(Unmade::Silent)?;
+    let ask = |shard, reply: oneshot::Sender<_>| probe.queues(shard, move |answer| drop(reply.send(answer)));
+    let asked = ask_all_within(LOOK_TIMEOUT, probe, ask);
+    let shards = asked.await.map_err(|shard| Unmade::Late(shard, LOOK_TIMEOUT))?;
     let mut all: BTreeMap<_, Listed> = BTreeMap::new();
     for of_shard in shards {
         for (name, listed) in of_shard.map_err(Unmade::Unknown)? {

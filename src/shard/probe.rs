@@ -16,7 +16,7 @@ use super::core::{
 };
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
-use crate::base::error::{Fault, StoreFault};
+use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Managed};
 use crate::base::names::{FullName, queue_hash};
 use crate::base::queue::{PartitionKey, QueueInfo, home};
@@ -104,14 +104,13 @@ impl Probe {
         self.send(self.home(&name), Delivery::Delete(name, Reply::new(reply)))
     }
 
-    /// Asks a queue's home to describe it: `None` if there is no queue of that name. If the store cannot say, `reply` is
-    /// dropped.
-    pub fn find(&self, name: FullName, reply: impl FnOnce(Option<Described>) + Send + 'static) -> bool {
-        self.wish(name, Wish::Find, |found| match found {
-            Ok(Created { queue, .. }) => reply(Some(queue)),
-            Err(AlterFault::Fault(Fault::Store(StoreFault::NoQueue))) => reply(None),
-            Err(fault) => tracing::warn!(%fault, "cannot look for a queue"),
-        })
+    /// Asks a queue's home to describe it: [`StoreFault::NoQueue`] if there is no queue of that name.
+    pub fn find(
+        &self,
+        name: FullName,
+        reply: impl FnOnce(Result<Described, AlterFault>) + Send + 'static,
+    ) -> bool {
+        self.wish(name, Wish::Find, |found| reply(found.map(|found| found.queue)))
     }
 
     /// Asks a queue's home to create it with these attributes, of which `_partitions` says how many partitions it has. A

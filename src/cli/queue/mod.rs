@@ -27,7 +27,7 @@ use crate::base::clock::rfc3339;
 use crate::base::millis::UnixMillis;
 use crate::base::names::{FullName, QueueName};
 use crate::control::{
-    CHANGE_TIMEOUT, CountsPage, MANAGED_TIMEOUT, QueueChange, QueueLine, QueuePage, StatsPage,
+    CHANGE_TIMEOUT, CountsPage, LOOK_TIMEOUT, MANAGED_TIMEOUT, QueueChange, QueueLine, QueuePage, StatsPage,
 };
 use crate::process::terminal::{escaped, say};
 
@@ -36,7 +36,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 const _: () = assert!(
     CHANGE_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs()
-        && MANAGED_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs(),
+        && LOOK_TIMEOUT.as_secs() + MANAGED_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs(),
     "the server says what became of a change"
 );
 

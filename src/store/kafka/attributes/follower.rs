@@ -9,7 +9,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use super::record::VALUE_BYTES_MAX;
 use super::writes::Writes;
-use super::{Asked, Change, Shared};
+use super::{Asked, Change, Reply, Shared};
 use crate::base::error::StoreFault;
 use crate::base::units::Partition;
 use crate::store::kafka::client::{Client, Consumer};
@@ -76,7 +76,7 @@ pub(super) struct Follower {
     tokens: Option<Tokens>,
     shared: Arc<Shared>,
     asked: Asked,
-    writes: Writes<Box<dyn FnOnce(Result<(), StoreFault>) + Send>>,
+    writes: Writes<Reply>,
     writer: Option<Writer>,
     reader: Option<Reader>,
     step: Step,

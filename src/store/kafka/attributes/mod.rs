@@ -64,6 +64,9 @@ struct Shared {
 /// Tells a shard which topics' records have changed. `None` if they are all known for the first time.
 type Teller = Box<dyn Fn(Option<CString>) + Send>;
 
+/// Receives what became of a change.
+type Reply = Box<dyn FnOnce(Result<(), StoreFault>) + Send>;
+
 /// The changes that the thread gets.
 type Asked = Receiver<Change>;
 
@@ -72,7 +75,7 @@ struct Change {
     topic: Arc<CString>,
     record: Record,
     /// Receives the result.
-    reply: Box<dyn FnOnce(Result<(), StoreFault>) + Send>,
+    reply: Reply,
 }
 
 impl Shared {
