@@ -78,9 +78,7 @@ pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
 pub use messages::{HeaderLine, IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition};
-pub use queue::{
-    Affected, CountsPage, LOOK_TIMEOUT, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine,
-};
+pub use queue::{Affected, CountsPage, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
 pub use queue_line::{HeldLine, QueueLine};
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
 pub use right::Right;
@@ -118,6 +116,9 @@ use crate::shard::probe::Probe;
 
 /// The time that a shard has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a shard may take to say which queues there are, or to find one: with Kafka as the store, it asks Kafka.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The pause before asking a shard again whose inbox is full.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);

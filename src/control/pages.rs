@@ -8,9 +8,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
 use super::ANSWER_TIMEOUT;
-use super::home::refusal;
 use super::paced::Paced;
 use super::queue_line::QueueLine;
+use super::refused::refusal;
 use crate::base::error::StoreFault;
 
 /// The shortest time between two health checks of the shards.

@@ -14,11 +14,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::Client;
-use super::home::{change, failed, permit, refusal};
+use super::home::{change, failed, permit};
 use super::pages::Unmade;
 use super::queues::{name_of, no_queue};
-use super::refused::Refused;
-use super::{ANSWER_TIMEOUT, Control, ask_one};
+use super::refused::{Refused, refusal};
+use super::{ANSWER_TIMEOUT, Control, LOOK_TIMEOUT, ask_one};
 use crate::access::Right;
 use crate::base::attributes::{DEAD_QUEUE, PARTITIONS};
 use crate::base::error::{Fault, StoreFault};
@@ -31,9 +31,6 @@ use crate::pb::headers::HeadersReader;
 use crate::shard::core::{AlterFault, Alteration, Created, Described};
 use crate::shard::probe::Probe;
 use crate::store::claims::DEAD_QUEUE_HEADER;
-
-/// How long a shard may take to say which queues there are, or to find one: with Kafka as the store, it asks Kafka.
-pub const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How long the owner of a partition may take to answer. It may have to read the state of claims, or to write.
 pub const MANAGED_TIMEOUT: Duration = Duration::from_secs(20);

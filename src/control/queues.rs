@@ -8,12 +8,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::home::{change, refusal};
+use super::home::change;
 use super::pages::{self, JSON, Lines, Unmade};
-use super::queue::LOOK_TIMEOUT;
 use super::queue_line::QueueLine;
-use super::refused::Refused;
-use super::{Control, ask_all_within};
+use super::refused::{Refused, refusal};
+use super::{Control, LOOK_TIMEOUT, ask_all_within};
 use crate::base::error::StoreFault;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::shard::core::Deleted;
