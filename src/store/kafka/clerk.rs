@@ -36,6 +36,9 @@ const NAP: Duration = Duration::from_millis(100);
 /// How many records it reads over to reach the next one, instead of seeking.
 const NEAR: i64 = 500;
 
+/// The size in bytes at which an answer has no further message. Who asked asks again for the others.
+const FOUND_BYTES_MAX: usize = 4 << 20;
+
 type Work = Box<dyn FnOnce(&mut Desk) + Send>;
 
 /// Accepts questions for its thread, which ends when the last clone is dropped.
@@ -135,7 +138,7 @@ impl Desk {
         Ok(u64::try_from(end.saturating_sub(first)).ok())
     }
 
-    /// Returns those of these messages that exist and have not expired. The offsets ascend.
+    /// Returns those of these messages that exist and have not expired, as many as fit. The offsets ascend.
     pub(super) fn find(
         &mut self,
         now: Now,
@@ -144,6 +147,7 @@ impl Desk {
         offsets: &[Offset],
         reads: &Reads,
     ) -> Result<Vec<Found>, StoreFault> {
+        let news = self.news.clone();
         let consumer = self.consumer()?;
         let report = |trouble: Trouble| trouble.report("read single messages");
         let topic = Topic::new(&consumer.client.handle, &info.name).map_err(report)?;
@@ -154,6 +158,7 @@ impl Desk {
             reads,
             wanted: offsets.iter().copied().collect(),
             found: Vec::new(),
+            bytes: 0,
             next: 0,
             failed: None,
         };
@@ -161,7 +166,7 @@ impl Desk {
             let from = info.layout.of_kafka(*first);
             topic.start(partition, from, &consumer.messages).map_err(report)?;
             search.next = from;
-            let ended = search.read(consumer);
+            let ended = search.read(consumer, &news);
             topic.stop(partition);
             ended.map_err(report)?;
         }
@@ -178,6 +183,8 @@ struct Search<'a> {
     /// The messages that are still wanted, ascending.
     wanted: VecDeque<Offset>,
     found: Vec<Found>,
+    /// The size of the records that hold them.
+    bytes: usize,
     /// Kafka's offset of the next record.
     next: i64,
     failed: Option<Trouble>,
@@ -185,9 +192,11 @@ struct Search<'a> {
 
 impl Search<'_> {
     /// Reads until the next wanted message is far away, or none is left.
-    fn read(&mut self, consumer: &Consumer) -> Result<(), Trouble> {
+    fn read(&mut self, consumer: &Consumer, news: &News) -> Result<(), Trouble> {
         let until = Instant::now() + PATIENCE;
         loop {
+            // What arrives from here on ends the sleep below.
+            news.take();
             let count = consumer.messages.consume(|message| self.handle(&message));
             if let Some(trouble) = self.failed.take() {
                 return Err(trouble);
@@ -199,17 +208,12 @@ impl Search<'_> {
                     return Err(Trouble::ours("Kafka does not answer in time"));
                 }
                 Some(_) if count == 0 => {
-                    // The flag keeps an arrival from before the sleep.
-                    self.sleep(consumer);
+                    while consumer.client.events.poll().is_some() {}
+                    std::thread::park_timeout(NAP);
                 }
                 Some(_) => {}
             }
         }
-    }
-
-    fn sleep(&self, consumer: &Consumer) {
-        while consumer.client.events.poll().is_some() {}
-        std::thread::park_timeout(NAP);
     }
 
     fn handle(&mut self, message: &Message<'_>) {
@@ -217,8 +221,7 @@ impl Search<'_> {
             None => self.handle_record(message),
             // There is nothing more.
             Some(Trouble { code: RDKafkaErrorCode::PartitionEOF, .. }) => {
-                self.drop_below(message.offset());
-                self.wanted.retain(|wanted| self.info.layout.of_kafka(*wanted) < message.offset());
+                self.wanted.clear();
             }
             Some(Trouble {
                 code: RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
@@ -241,6 +244,11 @@ impl Search<'_> {
         if self.wanted.front().is_none_or(|wanted| layout.of_kafka(*wanted) != record) {
             return;
         }
+        if self.bytes >= FOUND_BYTES_MAX {
+            self.wanted.clear();
+            return;
+        }
+        self.bytes += message.key().len() + message.payload().len();
         let batches = batches_of(self.now, self.info, self.partition, self.reads, message);
         while let Some(wanted) = self.wanted.pop_front_if(|wanted| layout.of_kafka(*wanted) == record) {
             let holds = |stored: &&StoredBatch| (stored.base_offset..stored.end_offset()).contains(&wanted);
