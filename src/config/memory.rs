@@ -144,6 +144,11 @@ fn of_kafka(settings: &shard::Settings, shards: u64) -> Vec<Item> {
             bytes: readers * ((WINDOW_BYTES + 2 * READ_AHEAD_KIB * 1024) as u64 + answers),
         },
         Item {
+            what: "readers of attributes, and of single messages for the operator",
+            keys: "kafka_receive_bytes; and up to 64 KiB for each queue with attributes",
+            bytes: 2 * (2 * READ_AHEAD_KIB as u64 * 1024 + answers),
+        },
+        Item {
             what: "messages in librdkafka's queues",
             keys: "shard_budget_bytes",
             bytes: shards * bounds.shard_budget_bytes as u64 / 2,

@@ -301,6 +301,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             Completion::Settled { token, .. } => match token {},
             Completion::Managed { token, .. } => match token {},
             Completion::Altered { token, result } => Completion::Altered { token, result },
+            Completion::Listed { token, result } => Completion::Listed { token, result },
         })
     }
 
@@ -387,6 +388,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
                 Request::Resolve { token, partition, position }
             }
             Request::Delete { token, name } => Request::Delete { token, name },
+            Request::List { token } => Request::List { token },
             Request::Alter { token, name, attributes, partitions } => {
                 Request::Alter { token, name, attributes, partitions }
             }
@@ -605,6 +607,7 @@ fn outer<T: Asker>(request: Request<Inner<T>>) -> Request<T> {
         Request::Open { token, queue, name, create } => Request::Open { token, queue, name, create },
         Request::Resolve { token, partition, position } => Request::Resolve { token, partition, position },
         Request::Delete { token, name } => Request::Delete { token, name },
+        Request::List { token } => Request::List { token },
         Request::Alter { token, name, attributes, partitions } => {
             Request::Alter { token, name, attributes, partitions }
         }
