@@ -4,8 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::Log;
-use super::disk::{Disk, Reserve};
+use super::disk::{Disk, Read, Reserve};
 use super::format::PartitionId;
+use super::grouping::Made;
+use super::index::{Index, SpanHead};
 use super::journal::round_steps;
 use super::load::{LOADS_BESIDE_ROUNDS, LOADS_MAX};
 use super::reading::Fetcher;
@@ -57,6 +59,12 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                         tracing::warn!(%error, "removal of an unneeded file failed");
                     }
                 }
+                Tag::Group => self.handle_grouped(now, read),
+                Tag::Wipe(place) => {
+                    let Self { grouper, segments, dir, disk, .. } = self;
+                    let give_back = |place, bytes| segments.give_back(dir, place, bytes);
+                    grouper.handle_wiped(place, read.map(drop), give_back, disk);
+                }
                 Tag::Catalogue => {
                     self.queues.handle_written(&self.dir, &read.map(drop), &mut self.completions);
                 }
@@ -65,6 +73,46 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         }
         self.write(now);
         self.queues.write(&self.dir, &mut self.disk);
+        // While nothing can be written, the disk is left alone.
+        if self.grouper.is_due(now) && !self.writer.is_in_trouble() {
+            self.grouper.work(now, &mut self.disk);
+        }
+    }
+
+    /// Returns when the next tick is due, or the next step of the grouper.
+    pub(super) fn next_tick(&self) -> Millis {
+        let due = self.grouper.next_due().filter(|_| !self.writer.is_in_trouble());
+        due.map_or(self.tick_due, |due| due.min(self.tick_due))
+    }
+
+    /// Begins to group segments, if some should be.
+    pub(super) fn begin_group(&mut self, now: Now) {
+        let Self { grouper, segments, dir, .. } = self;
+        if !self.writer.is_in_trouble() {
+            grouper.begin(now, segments.kept(), |number| segments.is_indexed(number), dir);
+        }
+    }
+
+    /// Handles the end of a step of the grouper. Once a grouped segment is complete, partitions use it.
+    fn handle_grouped(&mut self, now: Now, read: Read) {
+        let Self { grouper, partitions, disk, .. } = self;
+        let find = |id, number, head: &SpanHead| partitions.place_of(id, number, head);
+        let Some(made) = grouper.handle(now, read, find, disk) else { return };
+        let Made { header, order, output, replaced, offsets } = made;
+        let heads = output.spans.values().map(|span| &span.head);
+        let segment = Arc::new(Segment::new(output.place, &header, heads).in_order(order));
+        let (index, bytes) = Index::encode(header.stamp, output.end, &output.spans);
+        self.segments.add_grouped(segment.clone(), index);
+        self.partitions.group(&segment, output.spans, &replaced.into_iter().collect(), offsets);
+        submit_index(&mut self.disk, &segment, bytes);
+        self.remove_gone();
+    }
+
+    /// Releases the files of segments that nobody needs.
+    fn remove_gone(&mut self) {
+        let Self { segments, grouper, dir, disk, .. } = self;
+        segments.remove_gone(dir, disk, |segment| grouper.take_gone(segment));
+        grouper.wipe(disk);
     }
 
     /// Begins the next round, if entries wait and no round is being written.
@@ -189,6 +237,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.timestamps.follow(now, jump);
         self.seal_and_index();
         if jump == ClockJump::Back {
+            self.grouper.drop_group(&mut self.disk);
             self.segments.cap(now.unix);
             self.backlog.forget_windows();
             let Self { partitions, writer, .. } = self;
@@ -210,7 +259,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             |id| marks.push(id),
         );
         marks.into_iter().for_each(|id| self.writer.mark(id));
-        self.segments.remove_gone(&self.dir, &mut self.disk);
+        self.remove_gone();
         // While nothing can be written, a snapshot would only fail.
         if !self.writer.is_in_trouble() {
             let stale = stale(self.partitions.known_states(), self.segments.kept());
