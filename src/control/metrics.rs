@@ -152,8 +152,11 @@ pub(super) fn encode(
         "Kafka records skipped because they are too large, counted at each read",
         shard,
     )?;
-    let grouped_bytes =
-        f.counter("millstream_log_grouped_bytes_total", "Bytes of grouped log files that were written", shard)?;
+    let grouped_bytes = f.counter(
+        "millstream_log_grouped_bytes_total",
+        "Bytes of grouped log files that were written",
+        shard,
+    )?;
     let grouped_files = f.counter(
         "millstream_log_grouped_files_total",
         "Log files that were freed because a grouped file replaces them",

@@ -376,7 +376,9 @@ impl RoundWriter {
     /// Adds a batch as it is in a segment with the same stamp. `bytes` are its header, its records, and the
     /// zeros after them.
     pub fn copy(&mut self, buffer: &mut Vec<u8>, bytes: &[u8]) {
-        debug_assert!(BatchHeader::parse(self.stamp, bytes).is_some_and(|header| header.bytes() == bytes.len()));
+        debug_assert!(
+            BatchHeader::parse(self.stamp, bytes).is_some_and(|header| header.bytes() == bytes.len())
+        );
         buffer.extend_from_slice(bytes);
         self.batches += 1;
     }

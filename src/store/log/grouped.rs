@@ -70,8 +70,12 @@ mod tests {
 
     #[test]
     fn a_grouped_header_is_read_from_either_block_and_not_from_damaged_ones() {
-        let header =
-            SegmentHeader { stamp: 7, number: 8, bytes: 1 << 20, features: Features::GROUPED | Features::STATE };
+        let header = SegmentHeader {
+            stamp: 7,
+            number: 8,
+            bytes: 1 << 20,
+            features: Features::GROUPED | Features::STATE,
+        };
         for count in [0, 1, REPLACED_MAX] {
             let grouped = Grouped { end: 9_000, order: 5, replaced: (0..count as u64).collect() };
             let mut blocks = grouped.encode(&header);

@@ -68,7 +68,11 @@ pub fn choose(
     // A reader holds a segment, too, and so does whatever keeps it for another reason.
     let is_free = |segment: &Arc<Segment>| {
         let Holding { spans, bytes, .. } = segment.holding();
-        spans > 0 && bytes > 0 && !segment.is_retired() && !segment.is_fixed() && Arc::strong_count(segment) == 1 + spans
+        spans > 0
+            && bytes > 0
+            && !segment.is_retired()
+            && !segment.is_fixed()
+            && Arc::strong_count(segment) == 1 + spans
     };
     let takes: Vec<bool> = old.iter().map(|segment| is_free(segment) && may_take(segment)).collect();
     let is_sparse = |segment: &Segment| segment.holding().bytes * SPARSE_PARTS <= segment.bytes;
@@ -92,7 +96,8 @@ pub fn choose(
         None
     };
     let frees = |all: &Stretch| (all.bytes - all.needed.min(all.bytes)) * FREED_PARTS >= limits.segment_bytes;
-    let is_much = |all: &Stretch| all.count >= SMALL_COUNT || all.count > 1 && all.needed * 2 >= limits.segment_bytes;
+    let is_much =
+        |all: &Stretch| all.count >= SMALL_COUNT || all.count > 1 && all.needed * 2 >= limits.segment_bytes;
     let scattered = || {
         let is_scattered = |segment: &Segment| {
             let Holding { spans, bytes, runs } = segment.holding();
@@ -102,7 +107,9 @@ pub fn choose(
         let found = old.iter().zip(&takes).position(|(segment, takes)| *takes && is_scattered(segment));
         found.map(|at| at..at + 1)
     };
-    stretch(&is_sparse, &frees).or_else(|| stretch(&|of| is_small(of) || is_sparse(of), &is_much)).or_else(scattered)
+    stretch(&is_sparse, &frees)
+        .or_else(|| stretch(&|of| is_small(of) || is_sparse(of), &is_much))
+        .or_else(scattered)
 }
 
 /// Segments that follow one another.
@@ -167,13 +174,8 @@ mod tests {
                 messages: 1,
             };
             let segment = Arc::new(Segment::new(number as u32, &header, std::iter::once(&head)));
-            let run = Run {
-                first: head.first,
-                end: head.end,
-                timestamp: UnixMillis::ZERO,
-                at: 0,
-                bytes: needed,
-            };
+            let run =
+                Run { first: head.first, end: head.end, timestamp: UnixMillis::ZERO, at: 0, bytes: needed };
             let span = SealedSpan::new(segment.clone(), head, Runs::Memory(vec![run; runs].into()));
             (segment, span)
         });

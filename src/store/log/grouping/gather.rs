@@ -166,7 +166,11 @@ impl Reading {
                     at += ROUND_HEADER;
                     continue;
                 }
-                return if rest.len() < BATCH_HEADER { Ok((at as u64, BATCH_HEADER as u64)) } else { Err(Damaged) };
+                return if rest.len() < BATCH_HEADER {
+                    Ok((at as u64, BATCH_HEADER as u64))
+                } else {
+                    Err(Damaged)
+                };
             };
             let length = header.bytes();
             if length > rest.len() {

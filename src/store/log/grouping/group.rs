@@ -34,6 +34,8 @@ pub enum Obstacle {
     Damaged(u64),
     /// The segment with this number was stored while the clock was wrong.
     Capped(u64),
+    /// Another shard needs something of the segment with this number.
+    Shared(u64),
     /// The segment with this number must not be grouped with the one before it: the offsets or spans between
     /// them would be lost.
     Wall(u64),
@@ -141,7 +143,8 @@ pub struct Made {
 impl Group {
     /// Begins a segment that replaces these, oldest first.
     pub fn new(segments: &[Arc<Segment>], place: NewPlace, stamp: u64) -> Self {
-        let source = |segment: &Arc<Segment>| Source { segment: segment.clone(), end: 0, wanted: AllWanted::new() };
+        let source =
+            |segment: &Arc<Segment>| Source { segment: segment.clone(), end: 0, wanted: AllWanted::new() };
         Self {
             sources: segments.iter().map(source).collect(),
             phase: Phase::Headers(0),
@@ -277,7 +280,8 @@ impl Group {
     fn handle_headers(&mut self, at: usize, read: &[Vec<u8>]) -> Option<Phase> {
         let [blocks, index] = read else { return None };
         let header = SegmentHeader::parse(blocks).ok()?;
-        let is_its = header.stamp == self.sources[at].segment.stamp && Index::stamp(index) == Ok(header.stamp);
+        let is_its =
+            header.stamp == self.sources[at].segment.stamp && Index::stamp(index) == Ok(header.stamp);
         let bytes = INDEX_HEADER + Index::heads_bytes(index).ok()?;
         self.features = self.features | header.features;
         is_its.then_some(Phase::Spans(at, bytes))
@@ -325,6 +329,9 @@ impl Group {
                 }
                 true
             });
+            if wanted.len() != segment.holding().spans {
+                obstacle.get_or_insert(Obstacle::Shared(number));
+            }
         }
         if let Some(obstacle) = obstacle {
             return Err(obstacle);

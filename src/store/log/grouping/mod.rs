@@ -160,7 +160,12 @@ impl Grouper {
         let Some(chosen) = choose(kept, now.unix, self.limits, may_take, may_follow) else { return };
         let chosen = &kept[chosen];
         let group = Group::new(chosen, dir.take_new_place(), new_stamp());
-        tracing::debug!(shard = self.shard, place = group.place(), segments = chosen.len(), "grouping begins");
+        tracing::debug!(
+            shard = self.shard,
+            place = group.place(),
+            segments = chosen.len(),
+            "grouping begins"
+        );
         (self.group, self.is_dropped) = (Some(Box::new(group)), false);
     }
 
@@ -220,10 +225,14 @@ impl Grouper {
             Err(obstacle) => {
                 match obstacle {
                     Obstacle::Damaged(number) => {
-                        tracing::error!(shard = self.shard, number, "a segment is damaged; it is not grouped");
+                        tracing::error!(
+                            shard = self.shard,
+                            number,
+                            "a segment is damaged; it is not grouped"
+                        );
                         self.unfit.insert(number);
                     }
-                    Obstacle::Capped(number) => {
+                    Obstacle::Capped(number) | Obstacle::Shared(number) => {
                         self.unfit.insert(number);
                     }
                     Obstacle::Wall(number) => {

@@ -45,10 +45,7 @@ impl Facts<'_> {
 }
 
 /// Returns the stamps of the segments that grouped segments replace. They do not count.
-pub(in crate::store::log) fn replaced(
-    directory: &dyn Directory,
-    files: &[(FileName, u64)],
-) -> HashSet<u64> {
+pub(in crate::store::log) fn replaced(directory: &dyn Directory, files: &[(FileName, u64)]) -> HashSet<u64> {
     let segments = files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_)));
     let grouped = segments.filter_map(|(file, _)| {
         let blocks = salvage_all(directory, *file, ROUNDS_AT).ok()?.bytes;

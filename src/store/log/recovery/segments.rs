@@ -53,8 +53,8 @@ pub(super) fn open_segments(
                 continue;
             }
         };
-        let parsed = SegmentHeader::parse(&blocks)
-            .and_then(|header| Ok((header, Grouped::parse(&header, &blocks)?)));
+        let parsed =
+            SegmentHeader::parse(&blocks).and_then(|header| Ok((header, Grouped::parse(&header, &blocks)?)));
         let (header, grouped) = match parsed {
             Ok(found) => found,
             Err(Unreadable::Damaged) => {

@@ -36,6 +36,13 @@ fn store_mixed(world: &mut World) {
     }
 }
 
+/// Returns the numbers of the messages that stay.
+fn stays(world: &mut World) -> BTreeSet<u64> {
+    assert!(world.open(1));
+    let all = [0, 1].map(|partition| world.read(long(partition), Offset(0)).unwrap());
+    all.into_iter().flatten().map(|(_, number)| number).collect()
+}
+
 /// Releases all the work that is stored.
 fn consume(world: &mut World) {
     let end = *world.offsets(WORK).last().unwrap() + 1;
@@ -86,7 +93,8 @@ fn inspected(world: &World) -> u64 {
             Ok(())
         };
         let name = name(queue);
-        if let Some(done) = contents.dump(&world.disk, &name, inspect::Kind::Messages, take, |_, _| panic!()) {
+        if let Some(done) = contents.dump(&world.disk, &name, inspect::Kind::Messages, take, |_, _| panic!())
+        {
             done.unwrap();
         }
     }
@@ -135,7 +143,7 @@ fn nothing_is_lost_or_doubled_wherever_a_group_is_interrupted() {
     let mut is_one_complete = false;
     for step in 0..seeds().max(120) {
         let mut world = sparse(step % 7, config());
-        let before = (read_all_numbers(&mut world), world.timeline());
+        let before = stays(&mut world);
         world.now = world.now.later(Millis::new(1_000));
         world.tick();
         for _ in 0..step {
@@ -156,12 +164,11 @@ fn nothing_is_lost_or_doubled_wherever_a_group_is_interrupted() {
         assert!(report.damaged.is_empty(), "step {step}: {report:?}");
         assert_eq!(report.messages, found, "step {step}");
         world.check();
-        // What was released may come back, and nothing else.
-        let after = read_all_numbers(&mut world);
-        assert!(after.is_superset(&before.0), "step {step}");
+        // What was released may come back.
+        assert_eq!(stays(&mut world), before, "step {step}");
         idle(&mut world, 40);
         world.check();
-        assert_eq!(read_all_numbers(&mut world).is_superset(&before.0), true, "step {step}");
+        assert_eq!(stays(&mut world), before, "step {step}");
         world.crash();
         world.check();
     }
@@ -184,7 +191,9 @@ fn groups_go_on_beside_everything_else() {
                     let (steps, ms) = (world.random.below(12), world.random.below(900) as u64);
                     world.now = world.now.later(Millis::new(ms));
                     world.tick();
-                    (0..steps).for_each(|_| drop(world.disk.advance()));
+                    for _ in 0..steps {
+                        world.disk.advance();
+                    }
                 }
             }
             if world.random.one_in(3) {
@@ -237,7 +246,7 @@ fn leased_messages_and_state_are_kept_beyond_their_ttl() {
     assert!(files_freed(&world) > 0, "segments were grouped");
     let stored = world.read_as(WORK, Offset(0), View::Stored).unwrap();
     assert!(leased.iter().all(|leased| stored.iter().any(|(offset, _)| offset == leased)), "{stored:?}");
-    assert_eq!(world.read(hidden(WORK), Offset(0)).unwrap().len(), 1);
+    assert!(!world.read(hidden(WORK), Offset(0)).unwrap().is_empty());
     world.check();
     world.crash();
     world.check();
@@ -274,7 +283,7 @@ fn a_grouped_segment_without_its_index_is_scanned_and_its_damage_is_found() {
     for is_damaged in [false, true] {
         let mut world = sparse(4, config());
         idle(&mut world, 60);
-        let before = read_all_numbers(&mut world);
+        let before = stays(&mut world);
         let file = *grouped_files(&world).first().expect("a grouped segment");
         world.stop();
         world.disk.run(&Step::Remove(index_of(file).unwrap())).unwrap();
@@ -286,8 +295,7 @@ fn a_grouped_segment_without_its_index_is_scanned_and_its_damage_is_found() {
         }
         let report = world.start();
         assert_eq!(report.damaged.iter().any(|damaged| damaged.file == file), is_damaged, "{report:?}");
-        let after = read_all_numbers(&mut world);
-        assert_eq!(after.is_superset(&before), !is_damaged);
+        assert_eq!(stays(&mut world) == before, !is_damaged);
         world.sent.clear();
         world.told.clear();
     }
@@ -311,11 +319,10 @@ fn a_reader_of_an_old_segment_reads_on() {
 #[test]
 fn scattered_partitions_get_few_runs() {
     let mut world = lone(6, config());
-    for _ in 0..40 {
+    for _ in 0..80 {
         for key in all_keys() {
             // Far enough apart that they make runs of their own.
-            world.append_sized(key, TTL, &[900]);
-            world.append_sized(long(1), TTL, &[5_000]);
+            world.append_sized(key, TTL, &[800]);
             world.settle();
         }
     }
@@ -347,7 +354,10 @@ fn the_clock_set_back_drops_the_group() {
     world.set_clock(back);
     world.append_one(WORK, TTL);
     idle(&mut world, 60);
-    world.sent.values_mut().for_each(|sent| sent.values_mut().for_each(|message| message.expiry = UnixMillis::MAX));
+    world
+        .sent
+        .values_mut()
+        .for_each(|sent| sent.values_mut().for_each(|message| message.expiry = UnixMillis::MAX));
     world.check();
     world.crash();
     world.check();
@@ -357,15 +367,15 @@ fn the_clock_set_back_drops_the_group() {
 fn failing_steps_of_a_group_lose_nothing() {
     for step in 1..=seeds().min(120) {
         let mut world = sparse(step % 5, config());
-        let before = read_all_numbers(&mut world);
+        let before = stays(&mut world);
         world.disk.fail_after(step, if step % 2 == 0 { EIO } else { ENOSPC }, 1 + step % 3);
         idle(&mut world, 30);
         world.disk.heal();
         idle(&mut world, 300);
-        assert!(read_all_numbers(&mut world).is_superset(&before), "step {step}");
+        assert_eq!(stays(&mut world), before, "step {step}");
         world.check();
         world.crash();
-        assert!(read_all_numbers(&mut world).is_superset(&before), "step {step}");
+        assert_eq!(stays(&mut world), before, "step {step}");
         world.check();
         inspected(&world);
     }
