@@ -248,6 +248,13 @@ fn leased_messages_and_state_are_kept_beyond_their_ttl() {
     assert!(leased.iter().all(|leased| stored.iter().any(|(offset, _)| offset == leased)), "{stored:?}");
     assert!(!world.read(hidden(WORK), Offset(0)).unwrap().is_empty());
     world.check();
+    // A grouped span is kept by each lease in it.
+    world.sent.get_mut(&WORK).unwrap().values_mut().for_each(|message| message.is_pinned = false);
+    world.pin(WORK, vec![leased[0]..leased[0] + 1]);
+    idle(&mut world, 20);
+    let stored = world.read_as(WORK, Offset(0), View::Stored).unwrap();
+    assert!(stored.iter().any(|(offset, _)| *offset == leased[0]), "{stored:?}");
+    world.check();
     world.crash();
     world.check();
 }
