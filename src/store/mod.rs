@@ -526,6 +526,12 @@ pub trait Store<T: Asker> {
     /// clock.
     fn handle_tick(&mut self, now: Now) -> Option<Millis>;
 
+    /// Returns whether the next tick may release what has expired. If not, it only continues work in the
+    /// background.
+    fn may_release(&self, _now: Now) -> bool {
+        true
+    }
+
     /// Returns whether the store holds anything that changes with time.
     fn needs_ticks(&self) -> bool {
         self.counters().stored > 0

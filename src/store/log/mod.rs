@@ -252,7 +252,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<Millis> {
-        if now.mono < self.tick_due && self.grouper.is_due(now) {
+        if !self.may_release(now) {
             self.work(now);
             return Some(self.next_tick());
         }
@@ -264,6 +264,10 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.begin_group(now);
         self.work(now);
         Some(self.next_tick())
+    }
+
+    fn may_release(&self, now: Now) -> bool {
+        self.tick_due <= now.mono || !self.grouper.is_due(now)
     }
 
     fn needs_ticks(&self) -> bool {

@@ -85,10 +85,13 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         due.map_or(self.tick_due, |due| due.min(self.tick_due))
     }
 
-    /// Begins to group segments, if some should be.
+    /// Begins to group segments, if some should be. While nothing can be written, no group holds segments, so
+    /// that those that nobody needs are freed.
     pub(super) fn begin_group(&mut self, now: Now) {
-        let Self { grouper, segments, dir, .. } = self;
-        if !self.writer.is_in_trouble() {
+        let Self { grouper, segments, dir, disk, .. } = self;
+        if self.writer.is_in_trouble() {
+            grouper.drop_group(disk);
+        } else {
             grouper.begin(now, segments.kept(), |number| segments.is_indexed(number), dir);
         }
     }

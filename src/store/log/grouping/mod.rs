@@ -54,9 +54,10 @@ const KIB_NS: u64 = 400;
 /// How long nothing is grouped after the disk has failed.
 const RETRY: Millis = Millis::from_secs(60);
 
-/// The most memory that grouping takes on a shard, in bytes: what is gathered, and a piece and a round on
-/// their way.
-pub const GROUPING_BYTES_MAX: usize = GATHER_BYTES + 3 * PIECE_BYTES as usize + 2 * ROUND_BYTES;
+/// The most memory that grouping takes on a shard, in bytes: what is gathered, where it is in the segments (40
+/// bytes for a batch of at least 72), and a piece and a round on their way.
+pub const GROUPING_BYTES_MAX: usize =
+    GATHER_BYTES + GATHER_BYTES * 5 / 9 + 3 * PIECE_BYTES as usize + 2 * ROUND_BYTES;
 
 /// A replaced segment, whose file must not be found by the next start.
 #[derive(Clone, Copy, Debug)]
