@@ -64,6 +64,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                     let Self { grouper, segments, dir, disk, .. } = self;
                     let give_back = |place, bytes| segments.give_back(dir, place, bytes);
                     grouper.handle_wiped(place, read.map(drop), give_back, disk);
+                    self.begin_group(now);
                 }
                 Tag::Catalogue => {
                     self.queues.handle_written(&self.dir, &read.map(drop), &mut self.completions);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::gather::GATHER_BYTES;
 use crate::base::millis::{Millis, UnixMillis};
+use crate::store::log::format::{BLOCK, ROUNDS_AT};
 use crate::store::log::grouped::REPLACED_MAX;
 use crate::store::log::index::RUN_BYTES_MAX;
 use crate::store::log::segment::{Holding, Segment};
@@ -19,8 +20,11 @@ use crate::store::log::segment::{Holding, Segment};
 /// The newest sealed segments of a shard are not grouped: readers are about to leave them.
 const RECENT: usize = if cfg!(test) { 1 } else { 2 };
 
-/// A segment is sparse if at most one byte of this many is needed.
+/// A segment is sparse if what is needed of it makes a segment of at most one of this many parts.
 const SPARSE_PARTS: u64 = 2;
+
+/// What a grouped segment takes in addition to its batches, in bytes.
+const EXTRA_BYTES: u64 = ROUNDS_AT + BLOCK as u64;
 
 /// Sparse segments are grouped if that frees at least this part of a full segment.
 const FREED_PARTS: u64 = 8;
@@ -28,7 +32,7 @@ const FREED_PARTS: u64 = 8;
 /// A segment is small if it takes at most this part of a full segment.
 const SMALL_PARTS: u64 = 4;
 
-/// Small segments are grouped if they are this many, or make at least half of a full segment.
+/// Small segments are grouped if they are this many, or make at least half of what is grouped together.
 const SMALL_COUNT: usize = 16;
 
 /// The most spans in segments that are grouped together. Finding their partitions takes time at once.
@@ -75,7 +79,8 @@ pub fn choose(
             && Arc::strong_count(segment) == 1 + spans
     };
     let takes: Vec<bool> = old.iter().map(|segment| is_free(segment) && may_take(segment)).collect();
-    let is_sparse = |segment: &Segment| segment.holding().bytes * SPARSE_PARTS <= segment.bytes;
+    let is_sparse =
+        |segment: &Segment| (segment.holding().bytes + EXTRA_BYTES) * SPARSE_PARTS <= segment.bytes;
     let is_small = |segment: &Segment| segment.bytes * SMALL_PARTS <= limits.segment_bytes;
     let stretch = |is_wanted: &dyn Fn(&Segment) -> bool, pays: &dyn Fn(&Stretch) -> bool| {
         let mut from = 0;
@@ -95,9 +100,10 @@ pub fn choose(
         }
         None
     };
-    let frees = |all: &Stretch| (all.bytes - all.needed.min(all.bytes)) * FREED_PARTS >= limits.segment_bytes;
-    let is_much =
-        |all: &Stretch| all.count >= SMALL_COUNT || all.count > 1 && all.needed * 2 >= limits.segment_bytes;
+    let frees = |all: &Stretch| {
+        all.bytes.saturating_sub(all.needed + EXTRA_BYTES) * FREED_PARTS >= limits.segment_bytes
+    };
+    let is_much = |all: &Stretch| all.count >= SMALL_COUNT || all.count > 1 && all.needed * 2 >= room(limits);
     let scattered = || {
         let is_scattered = |segment: &Segment| {
             let Holding { spans, bytes, runs } = segment.holding();
@@ -110,6 +116,11 @@ pub fn choose(
     stretch(&is_sparse, &frees)
         .or_else(|| stretch(&|of| is_small(of) || is_sparse(of), &is_much))
         .or_else(scattered)
+}
+
+/// Returns how many bytes are grouped together, unless a single segment has more.
+fn room(limits: GroupLimits) -> u64 {
+    limits.segment_bytes.min(GATHER_BYTES as u64)
 }
 
 /// Segments that follow one another.
@@ -130,8 +141,7 @@ impl Stretch {
         let oldest = self.oldest.unwrap_or(newest);
         let is_alike = limits.max_age == Millis::ZERO
             || newest.abs_diff(oldest).get() <= limits.max_age.get() / AGE_PARTS;
-        let room = limits.segment_bytes.min(GATHER_BYTES as u64);
-        let fits = self.needed + bytes <= room && self.spans + spans <= SPANS_MAX;
+        let fits = self.needed + bytes <= room(limits) && self.spans + spans <= SPANS_MAX;
         if self.count > 0 && !(is_alike && fits && self.count < REPLACED_MAX) {
             return false;
         }
@@ -155,7 +165,7 @@ mod tests {
     use crate::store::log::index::{Run, SpanHead};
     use crate::store::log::segment::{Runs, SealedSpan};
 
-    const FULL: u64 = 64 << 10;
+    const FULL: u64 = 1 << 20;
     const LIMITS: GroupLimits = GroupLimits { segment_bytes: FULL, max_age: Millis::ZERO };
 
     /// Creates sealed segments: the size of each, what is needed of it, in how many runs, and when its newest
@@ -196,15 +206,17 @@ mod tests {
         assert_eq!(chosen(&[full, full], LIMITS), None);
         assert_eq!(chosen(&[full, sparse, sparse, full, sparse], LIMITS), Some(1..3));
         assert_eq!(chosen(&[sparse], LIMITS), Some(0..1), "a grouped segment takes only what it needs");
-        assert_eq!(chosen(&[(8_000, 3_000, 1, 0)], LIMITS), None, "it frees too little");
-        assert_eq!(chosen(&[(8_000, 3_000, 1, 0); 3], LIMITS), Some(0..3));
+        assert_eq!(chosen(&[(40_000, 3_000, 1, 0)], LIMITS), None, "it frees too little");
+        assert_eq!(chosen(&[(40_000, 3_000, 1, 0); 5], LIMITS), Some(0..5));
+        let grouped = (EXTRA_BYTES + 100, 100, 1, 0);
+        assert_eq!(chosen(&[grouped], GroupLimits { segment_bytes: 1, ..LIMITS }), None, "nothing is gained");
         let half = (FULL, 15_000, 1, 0);
         assert_eq!(chosen(&[half; 4], LIMITS), Some(0..1), "the next does not fit into memory");
     }
 
     #[test]
     fn small_segments_are_grouped_once_they_are_many() {
-        let small = (1_000, 1_000, 1, 0);
+        let small = (1_000, 400, 1, 0);
         assert_eq!(chosen(&[small; SMALL_COUNT - 1], LIMITS), None);
         assert_eq!(chosen(&[small; SMALL_COUNT], LIMITS), Some(0..SMALL_COUNT));
     }

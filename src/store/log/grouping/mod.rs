@@ -82,6 +82,8 @@ pub(super) struct Grouper {
     is_dropped: bool,
     /// When the next step is due, by the monotonic clock.
     due: Millis,
+    /// When a group may begin again after a failure, by the monotonic clock.
+    again: Millis,
     /// Segments that are not grouped in this run, by number.
     unfit: HashSet<u64>,
     /// Segments that are not grouped with the one before them, by number.
@@ -102,6 +104,7 @@ impl Grouper {
             is_under_way: false,
             is_dropped: false,
             due: Millis::ZERO,
+            again: Millis::ZERO,
             unfit: HashSet::new(),
             walls: HashSet::new(),
             replaced: HashSet::new(),
@@ -150,7 +153,7 @@ impl Grouper {
         dir: &DataDir,
     ) {
         let is_settled = self.replaced.is_empty() && self.wiping.is_empty();
-        if !self.is_on || self.group.is_some() || !is_settled || self.due > now.mono {
+        if !self.is_on || self.group.is_some() || !is_settled || self.again > now.mono {
             return;
         }
         let is_kept = |number: &u64| kept.iter().any(|segment| segment.number == *number);
@@ -217,7 +220,7 @@ impl Grouper {
             Err(error) => {
                 tracing::warn!(shard = self.shard, %error, "write of a grouped segment failed; the segments stay as they are");
                 self.remove_group(disk);
-                self.due = now.mono + RETRY;
+                self.again = now.mono + RETRY;
                 return None;
             }
         };

@@ -116,11 +116,11 @@ fn a_queue_that_stays_does_not_keep_the_segments_of_a_consumed_one() {
     }
     let stays: u64 = [0, 1].map(|partition| world.offsets(long(partition)).len() as u64 * 200).iter().sum();
     let bytes = bytes_of_segments(&world);
-    // Those that are written or recent, and two files that are free.
-    let fixed = 6 * config().segment_bytes;
+    // Those that are written or recent, two files that are free, and the headers of grouped ones.
+    let fixed = 6 * config().segment_bytes + world.segments() as u64 * 3 * BLOCK as u64;
     assert!(bytes < 2 * stays + fixed, "{bytes} bytes for {stays} that stay, {worst} files");
     assert!(files_freed(&world) > 40, "{}", files_freed(&world));
-    assert!(worst < 40, "{worst} files");
+    assert!(worst < 60, "{worst} files");
     world.check();
     for _ in 0..3 {
         world.crash();
