@@ -333,3 +333,46 @@ impl Past {
         (expired, dropped)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::log::features::Features;
+
+    #[test]
+    fn a_span_of_a_grouped_segment_is_kept_by_a_lease_in_any_part() {
+        let unix = UnixMillis::new;
+        let segment = |number| {
+            let header = SegmentHeader { stamp: number, number, bytes: 1, features: Features::NONE };
+            Arc::new(Segment::new(number as u32, &header, std::iter::empty()))
+        };
+        let head = |first| SpanHead {
+            first: Offset(first),
+            end: Offset(first + 5),
+            oldest: unix(10),
+            newest: unix(10),
+            expiry: unix(50),
+            bytes: 100,
+            messages: 5,
+        };
+        for leased in [2, 7] {
+            let (old, grouped) = ([segment(1), segment(2)], segment(3));
+            let mut past = Past::new(Partition(0));
+            for (first, segment) in [0, 5].into_iter().zip(&old) {
+                past.push(SealedSpan::new(segment.clone(), head(first), Runs::Memory([].into())));
+            }
+            past.change(|keep| keep.pin(vec![Offset(leased)..Offset(leased + 1)]));
+            assert!(past.replace(
+                Offset(0)..Offset(10),
+                |of| of.number < 3,
+                &grouped,
+                Runs::Memory([].into())
+            ));
+            assert_eq!(past.expire(unix(60), true), (0, 0));
+            let kept: Vec<(Offset, Offset, u64)> =
+                past.spans.iter().map(|span| (span.head.first, span.head.end, span.segment.number)).collect();
+            assert_eq!(kept, [(Offset(0), Offset(10), 3)], "{leased}");
+            assert_eq!((old[0].holding().spans, grouped.holding().bytes), (0, 200));
+        }
+    }
+}
