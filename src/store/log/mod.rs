@@ -147,8 +147,10 @@ pub struct Log<T: Asker, D> {
     backlog: Backlog<T>,
     states: States,
     grouper: Grouper,
-    /// When the next tick is due, by the monotonic clock. Steps of the grouper may be due before.
+    /// When the next tick is due, by the monotonic clock.
     tick_due: Millis,
+    /// When the grouper is looked at before that.
+    step_due: Option<Millis>,
     completions: VecDeque<Completion<T>>,
 }
 
@@ -180,6 +182,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             states: States::new(stateful),
             grouper: Grouper::new(shard, config.grouping, group_limits),
             tick_due: Millis::ZERO,
+            step_due: None,
             completions: VecDeque::new(),
             disk,
             dir,
@@ -254,7 +257,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     fn handle_tick(&mut self, now: Now) -> Option<Millis> {
         if !self.may_release(now) {
             self.work(now);
-            return Some(self.next_tick());
+            return Some(self.next_tick(now));
         }
         self.tick_due = now.mono + TICK;
         self.follow_clock(now);
@@ -263,11 +266,11 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
         self.queues.retry(&self.dir, &mut self.disk);
         self.begin_group(now);
         self.work(now);
-        Some(self.next_tick())
+        Some(self.next_tick(now))
     }
 
     fn may_release(&self, now: Now) -> bool {
-        self.tick_due <= now.mono || !self.grouper.is_due(now)
+        self.tick_due <= now.mono || self.step_due.is_none_or(|due| now.mono < due)
     }
 
     fn needs_ticks(&self) -> bool {

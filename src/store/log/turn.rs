@@ -24,6 +24,9 @@ use crate::store::Asker;
 /// The interval at which expired segments are looked for and failures are retried.
 pub(super) const TICK: Millis = Millis::new(1_000);
 
+/// The shortest time between two looks at the grouper. A step that is under way then may have ended.
+const STEP_WAIT: Millis = Millis::new(5);
+
 impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Returns the log's id of a partition, or `None` if its queue is not open.
     #[inline]
@@ -81,9 +84,10 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     }
 
     /// Returns when the next tick is due, or the next step of the grouper.
-    pub(super) fn next_tick(&self) -> Millis {
+    pub(super) fn next_tick(&mut self, now: Now) -> Millis {
         let due = self.grouper.next_due().filter(|_| !self.writer.is_in_trouble());
-        due.map_or(self.tick_due, |due| due.min(self.tick_due))
+        self.step_due = due.map(|due| due.max(now.mono + STEP_WAIT));
+        self.step_due.map_or(self.tick_due, |due| due.min(self.tick_due))
     }
 
     /// Begins to group segments, if some should be. While nothing can be written, no group holds segments, so

@@ -118,9 +118,9 @@ impl Grouper {
         GroupingCounters { waiting: grouped + self.replaced.len() + self.wiping.len(), ..self.counters }
     }
 
-    /// Returns when the next step is due, if a group is being made and no step is under way.
+    /// Returns when the next step is due, if a group is being made. The step before may still be under way.
     pub(super) fn next_due(&self) -> Option<Millis> {
-        (self.group.is_some() && !self.is_under_way).then_some(self.due)
+        self.group.is_some().then_some(self.due)
     }
 
     /// Returns whether a step is due.
