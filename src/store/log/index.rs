@@ -89,6 +89,19 @@ pub struct SpanHead {
 }
 
 impl SpanHead {
+    /// Returns the head of two spans that follow one another.
+    pub fn join(self, next: Self) -> Self {
+        Self {
+            first: self.first,
+            end: self.end.max(next.end),
+            oldest: self.oldest,
+            newest: next.newest,
+            expiry: self.expiry.max(next.expiry),
+            bytes: self.bytes + next.bytes,
+            messages: self.messages + next.messages,
+        }
+    }
+
     /// Returns whether its numbers can be those of a span.
     fn is_sound(&self) -> bool {
         self.first <= self.end && self.end <= OFFSET_MAX && self.oldest.max(self.newest) <= TIME_MAX

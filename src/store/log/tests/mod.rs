@@ -9,6 +9,7 @@ mod conformance;
 mod deletion;
 mod filled;
 mod golden;
+mod grouping;
 mod judge;
 mod missing;
 mod restores;
