@@ -21,6 +21,7 @@
 //! one portion.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::format::{
     BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX, Unreadable, VERSION, behind_prefix, checksum,
@@ -100,6 +101,11 @@ impl SpanHead {
             bytes: self.bytes + next.bytes,
             messages: self.messages + next.messages,
         }
+    }
+
+    /// Returns its offsets.
+    pub fn offsets(&self) -> Range<Offset> {
+        self.first..self.end
     }
 
     /// Returns whether its numbers can be those of a span.

@@ -319,8 +319,8 @@ impl Past {
         let count = self.spans.iter().skip(at).take_while(|span| is_replaced(&span.segment)).count();
         let replaced = self.spans.iter().skip(at).take(count).map(|span| span.head);
         let Some(head) = replaced.reduce(SpanHead::join) else { return false };
-        if offsets != (head.first..head.end) {
-            stock = stock.part(&(head.first..head.end));
+        if offsets != head.offsets() {
+            stock = stock.part(&head.offsets());
         }
         self.spans[at] = SealedSpan::new(segment.clone(), head, runs, stock);
         self.spans.drain(at + 1..at + count);

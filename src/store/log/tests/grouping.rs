@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::millis::{Millis, UnixMillis};
+use crate::store::Holding;
 
 const WORK: PartitionKey = PartitionKey { queue: QueueId(0), partition: Partition(0) };
 const TTL: u32 = 1_000_000;
@@ -19,7 +20,7 @@ fn lone(seed: u64, config: Settings) -> World {
 }
 
 /// Lets time pass in short steps, so that groups are made.
-fn idle(world: &mut World, steps: usize) {
+pub(super) fn idle(world: &mut World, steps: usize) {
     for _ in 0..steps {
         world.now = world.now.later(Millis::new(250));
         world.tick();
@@ -37,7 +38,7 @@ fn store_mixed(world: &mut World) {
 }
 
 /// Returns the numbers of the messages that stay.
-fn stays(world: &mut World) -> BTreeSet<u64> {
+pub(super) fn stays(world: &mut World) -> BTreeSet<u64> {
     assert!(world.open(1));
     let all = [0, 1].map(|partition| world.read(long(partition), Offset(0)).unwrap());
     all.into_iter().flatten().map(|(_, number)| number).collect()
@@ -50,14 +51,14 @@ fn consume(world: &mut World) {
 }
 
 /// Creates a world with sparse segments. No group has begun.
-fn sparse(seed: u64, config: Settings) -> World {
+pub(super) fn sparse(seed: u64, config: Settings) -> World {
     let mut world = lone(seed, config);
     (0..6).for_each(|_| store_mixed(&mut world));
     consume(&mut world);
     world
 }
 
-fn grouped_files(world: &World) -> Vec<FileName> {
+pub(super) fn grouped_files(world: &World) -> Vec<FileName> {
     let files = segment_files(world).into_iter().map(|(file, _)| file);
     let is_grouped = |file: &FileName| {
         let header = header::SegmentHeader::parse(&world.disk.bytes(*file));
@@ -66,7 +67,7 @@ fn grouped_files(world: &World) -> Vec<FileName> {
     files.filter(is_grouped).collect()
 }
 
-fn files_freed(world: &World) -> u64 {
+pub(super) fn files_freed(world: &World) -> u64 {
     world.logs.iter().map(|log| log.counters().grouping.files).sum()
 }
 
@@ -385,5 +386,105 @@ fn failing_steps_of_a_group_lose_nothing() {
         assert_eq!(stays(&mut world), before, "step {step}");
         world.check();
         inspected(&world);
+    }
+}
+
+/// Returns what the store says that it holds, at several times and from several offsets on.
+fn counted(world: &mut World, begun: UnixMillis) -> Vec<Holding> {
+    assert!(world.open(1));
+    let mut all = Vec::new();
+    for secs in [0, 30_000, 70_000, 120_000, 2 * TTL] {
+        for (partition, from) in [(0, 0), (1, 0), (0, 2), (1, 4), (0, 10), (1, 12)] {
+            let (key, unix) = (long(partition), begun + Millis::from_secs(secs));
+            let mut holding = world.log_of(key).holding(key, Offset(from), unix).unwrap();
+            // When a message was stored is known only where a portion begins or ends.
+            for (_, stored) in [&mut holding.oldest, &mut holding.newest].into_iter().flatten() {
+                *stored = stored.filter(|_| from == 0);
+            }
+            all.push(holding);
+        }
+    }
+    all
+}
+
+/// Returns the batches that stay, as the tools find them.
+fn batches(world: &World) -> Vec<(Partition, Offset, UnixMillis, Batch)> {
+    let contents = inspect::Contents::read(&world.disk, &world.moment()).unwrap();
+    let mut all = Vec::new();
+    let take = |partition, stored: crate::base::batch::StoredBatch| {
+        all.push((partition, stored.base_offset, stored.timestamp, stored.batch));
+        Ok(())
+    };
+    let dumped = contents.dump(&world.disk, &name(1), inspect::Kind::Messages, take, |_, _| panic!());
+    dumped.unwrap().unwrap();
+    all
+}
+
+#[test]
+fn what_is_counted_and_what_messages_say_is_the_same_after_a_group() {
+    for seed in 0..seeds().min(20) {
+        let mut world = lone(seed, config());
+        let begun = world.now.unix;
+        for part in 1..=6 {
+            for turn in 0..5 {
+                world.append_sized(WORK, TTL, &[10_000]);
+                let built = BatchBuilder::new(ClientId::from(7), part * 20_000, 0);
+                let headed = part % 2 == 0;
+                let built = if headed { built.with_shape(Shape::Headers) } else { built };
+                let built = if part == 3 { built.delayed(60_000) } else { built };
+                let headers: &[u8] = if headed { b"\x0a\x03one" } else { b"" };
+                world.append_built(long(turn % 2), built, &[300, 300], headers);
+                world.settle();
+            }
+        }
+        consume(&mut world);
+        let (expected, stored) = (counted(&mut world, begun), batches(&world));
+        assert!(expected[0].visible > 10 && expected[0].delayed > 0, "{:?}", expected[0]);
+        idle(&mut world, 60);
+        assert!(files_freed(&world) > 0, "seed {seed}: segments were grouped");
+        assert_eq!(counted(&mut world, begun), expected, "seed {seed}");
+        assert_eq!(batches(&world), stored, "seed {seed}");
+        let mut used = Features::NONE;
+        for file in grouped_files(&world) {
+            used = used | header::SegmentHeader::parse(&world.disk.bytes(file)).unwrap().features;
+        }
+        assert_eq!(used, Features::GROUPED | Features::HEADERS | Features::DELAY, "seed {seed}");
+        world.settle();
+        world.crash();
+        assert_eq!(counted(&mut world, begun), expected, "seed {seed}: after a start");
+        world.check();
+        for file in grouped_files(&world) {
+            world.disk.run(&Step::Remove(index_of(file).unwrap())).unwrap();
+        }
+        world.crash();
+        assert_eq!(counted(&mut world, begun), expected, "seed {seed}: after a scan");
+        assert_eq!(batches(&world), stored, "seed {seed}");
+        world.check();
+    }
+}
+
+#[test]
+fn a_span_that_was_released_in_part_while_it_was_copied_counts_the_rest() {
+    for step in 0..40 {
+        let mut world = sparse(6, config());
+        world.now = world.now.later(Millis::new(1_000));
+        world.tick();
+        for _ in 0..step {
+            world.disk.advance();
+            world.now = world.now.later(Millis::new(20));
+            world.tick();
+            world.poll();
+        }
+        let offsets = world.offsets(long(0));
+        let below = offsets[offsets.len() / 2];
+        world.release(long(0), below);
+        idle(&mut world, 60);
+        let unix = world.now.unix;
+        let held = world.log_of(long(0)).holding(long(0), Offset(0), unix).unwrap();
+        let read = world.read(long(0), Offset(0)).unwrap();
+        assert!(held.visible < offsets.len() as u64, "step {step}");
+        assert_eq!(held.visible, read.len() as u64, "step {step}");
+        assert_eq!(held.oldest.unwrap().0, read[0].0, "step {step}");
+        world.check();
     }
 }

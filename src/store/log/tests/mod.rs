@@ -31,7 +31,7 @@ use super::disk::{Directory, FileName, Step};
 use super::random::Random;
 use super::simulated::Simulated;
 use super::*;
-use crate::base::batch::{BatchBuilder, Fetched};
+use crate::base::batch::{Batch, BatchBuilder, Fetched, Record, Shape};
 use crate::base::claim::View;
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position};
