@@ -13,7 +13,7 @@ use crate::latency::Recorder;
 use crate::shard;
 use crate::shard::transport::{AHEAD_BYTES_PRESSED, KEPT_BYTES_MAX, wire_bytes};
 use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
-use crate::store::log::{HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
+use crate::store::log::{GROUPING_BYTES_MAX, HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
 use crate::store::{Fence, StoreKind};
 use crate::tls::{HANDSHAKE_BYTES_MAX, RECORD_BYTES_MAX};
 
@@ -120,6 +120,11 @@ fn of_log(settings: &shard::Settings, shards: u64) -> Vec<Item> {
             what: "messages being written, and the index of their segment",
             keys: "log_segment_bytes, max_pb_bytes",
             bytes: shards * (2 * (ROUND_BYTES + largest) as u64 + log.segment_bytes / 2 * 3),
+        },
+        Item {
+            what: "messages of files that are grouped",
+            keys: "log_grouping",
+            bytes: if log.grouping { shards * GROUPING_BYTES_MAX as u64 } else { 0 },
         },
         Item { what: "ends of partitions at earlier starts", keys: "", bytes: HISTORY_BYTES_MAX as u64 },
     ]

@@ -460,6 +460,19 @@ pub struct StoreCounters {
     pub refused: u64,
     /// Records of other Kafka clients that were too large to serve, counted at each read.
     pub passed_over: u64,
+    /// What the log groups.
+    pub grouping: GroupingCounters,
+}
+
+/// Counters of the grouping of the log's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct GroupingCounters {
+    /// Bytes of grouped files that were written.
+    pub bytes: u64,
+    /// Files that grouped files replaced, and that are free.
+    pub files: u64,
+    /// Files that are being grouped, or are replaced and not free yet.
+    pub waiting: usize,
 }
 
 /// Counters of claims, in messages.
@@ -578,6 +591,12 @@ pub trait Store<T: Asker> {
     /// Handles the passing of time: frees expired messages. Returns when to call this again, by the monotonic
     /// clock.
     fn handle_tick(&mut self, now: Now) -> Option<Millis>;
+
+    /// Returns whether the next tick may release what has expired. If not, it only continues work in the
+    /// background.
+    fn may_release(&self, _now: Now) -> bool {
+        true
+    }
 
     /// Returns whether the store holds anything that changes with time.
     fn needs_ticks(&self) -> bool {

@@ -460,7 +460,9 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         }
         if self.inner_due <= now.mono {
             // What has expired goes now, so what is leased is kept just before.
-            self.pin(now);
+            if self.inner.may_release(now) {
+                self.pin(now);
+            }
             self.inner_due = self.inner.handle_tick(now).unwrap_or(now.mono + TICK);
         }
         let timer = self.keepers.values().filter_map(Keeper::next_timer).min();
