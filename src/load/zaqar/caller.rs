@@ -132,7 +132,7 @@ impl Caller {
     fn begin(&mut self) -> Result<bool, ClientError> {
         if self.work.is_none() {
             let ids = std::mem::take(&mut self.opening.posted);
-            self.work = Some(Work::new(&self.load, &self.requests, ids)?);
+            self.work = Some(Work::new(&self.load, &self.requests, self.opening.stored, ids)?);
             self.arrival.arrive();
         }
         if self.window.is_none()

@@ -37,6 +37,11 @@ impl Workload {
         matches!(self, Self::Post | Self::Notify)
     }
 
+    /// Returns whether requests name a message that was posted.
+    pub fn needs_ids(self) -> bool {
+        matches!(self, Self::Get | Self::Delete)
+    }
+
     /// Returns whether the load consumes messages, which it has to post beside.
     pub fn needs_stock(self) -> bool {
         matches!(self, Self::Claim | Self::Delete)

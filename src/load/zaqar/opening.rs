@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use serde_json::{Value, json};
 
 use super::answer::{is_success, reason};
+use super::format::Format;
 use super::load::{CLAIMED, Load, Workload};
 use super::requests::Requests;
 use crate::client::ClientError;
@@ -28,11 +29,14 @@ pub(super) enum Step {
 /// What a connection asks before the run begins.
 #[derive(Debug)]
 pub(super) struct Opening {
-    load_format: super::format::Format,
+    format: Format,
+    keeps_ids: bool,
     steps: VecDeque<Step>,
     /// The request that is under way.
     asked: Option<(Step, Value)>,
-    /// The ids of the messages that were posted and not deleted.
+    /// How many messages were posted and not deleted.
+    pub stored: u64,
+    /// Their ids, if the workload needs them.
     pub posted: Vec<String>,
     claimed: Vec<String>,
     /// How many messages the answer to `message_list` had.
@@ -69,10 +73,12 @@ impl Opening {
 
     fn new(load: &Load, steps: impl IntoIterator<Item = Step>) -> Self {
         Self {
-            load_format: load.format,
+            format: load.format,
+            keeps_ids: load.workload.needs_ids(),
             steps: steps.into_iter().collect(),
             asked: None,
             posted: Vec::new(),
+            stored: 0,
             claimed: Vec::new(),
             page: None,
         }
@@ -111,8 +117,7 @@ impl Opening {
     /// Checks the answer to the request that is under way. Notifications may arrive before the run begins.
     pub(super) fn handle(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         let broken = |why: String| ClientError::Broken(why);
-        let answer: Value =
-            self.load_format.read(bytes).map_err(|why| broken(format!("an answer: {why}")))?;
+        let answer: Value = self.format.read(bytes).map_err(|why| broken(format!("an answer: {why}")))?;
         if answer["Message_Type"] == "Notification" {
             return Ok(());
         }
@@ -147,11 +152,14 @@ impl Opening {
             list.as_array()?.iter().map(|one| of(one).as_str().map(str::to_owned)).collect()
         };
         let is_right = match step {
-            Step::Authenticate(_) | Step::Subscribe | Step::CreateQueue | Step::DeleteMany => true,
+            Step::Authenticate(_) | Step::Subscribe | Step::CreateQueue => true,
             Step::Post(count) => {
                 let posted = ids(&body["message_ids"], |id| id)?;
                 let is_right = posted.len() == *count;
-                self.posted.extend(posted);
+                self.stored += posted.len() as u64;
+                if self.keeps_ids {
+                    self.posted.extend(posted);
+                }
                 is_right
             }
             Step::List => {
@@ -163,6 +171,10 @@ impl Opening {
             Step::Claim => {
                 self.claimed = ids(&body["messages"], |message| &message["id"])?;
                 self.claimed.len() <= CLAIMED && body["claim_id"].is_string()
+            }
+            Step::DeleteMany => {
+                self.stored = self.stored.saturating_sub(self.claimed.len() as u64);
+                true
             }
             Step::Delete => {
                 self.posted.remove(0);

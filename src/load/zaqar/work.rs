@@ -68,8 +68,14 @@ pub(super) fn stock_batch(load: &Load) -> usize {
 }
 
 impl Work {
-    /// Creates the requests of a connection that has posted the messages `ids`.
-    pub(super) fn new(load: &Load, requests: &Requests, ids: Vec<String>) -> Result<Self, ClientError> {
+    /// Creates the requests of a connection that has `stored` messages in the queue. If the workload needs their
+    /// ids, these are `ids`.
+    pub(super) fn new(
+        load: &Load,
+        requests: &Requests,
+        stored: u64,
+        ids: Vec<String>,
+    ) -> Result<Self, ClientError> {
         let fixed = |requests| Kind::Fixed { requests, turn: 0 };
         let batch = load.plan.batch;
         let kind = match load.workload {
@@ -80,7 +86,7 @@ impl Work {
                 let each = ids.iter().map(|id| requests.encode(&requests.get(id)));
                 fixed(each.collect::<Result<_, ClientError>>()?)
             }
-            Workload::Claim => Kind::Claims(Claims::new(load, requests, ids.len())?),
+            Workload::Claim => Kind::Claims(Claims::new(load, requests, stored)?),
             Workload::Delete => Kind::Deletes(Deletes::new(load, requests, ids)?),
         };
         Ok(Self { format: load.format, kind })
@@ -207,12 +213,12 @@ struct Stock {
 }
 
 impl Stock {
-    fn new(load: &Load, requests: &Requests, each: u64, stored: usize) -> Result<Self, ClientError> {
+    fn new(load: &Load, requests: &Requests, each: u64, stored: u64) -> Result<Self, ClientError> {
         let batch = stock_batch(load);
         let post = requests.encode(&requests.post(batch))?;
         // Enough for all requests that may be under way, and for those that follow until the post is answered.
         let least = 2 * load.depth as u64 * each;
-        Ok(Self { post, batch: batch as u64, stored: stored as u64, coming: 0, least })
+        Ok(Self { post, batch: batch as u64, stored, coming: 0, least })
     }
 
     /// Returns a post if there are too few messages.
@@ -241,7 +247,7 @@ struct Claims {
 }
 
 impl Claims {
-    fn new(load: &Load, requests: &Requests, stored: usize) -> Result<Self, ClientError> {
+    fn new(load: &Load, requests: &Requests, stored: u64) -> Result<Self, ClientError> {
         Ok(Self {
             stock: Stock::new(load, requests, CLAIMED as u64, stored)?,
             claim: requests.encode(&requests.claim())?,
@@ -261,7 +267,7 @@ struct Deletes {
 
 impl Deletes {
     fn new(load: &Load, requests: &Requests, ids: Vec<String>) -> Result<Self, ClientError> {
-        let stock = Stock::new(load, requests, 1, ids.len())?;
+        let stock = Stock::new(load, requests, 1, ids.len() as u64)?;
         Ok(Self { stock, template: requests.delete_later()?, ids: ids.into() })
     }
 }
