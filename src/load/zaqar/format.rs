@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{ClientError, Wire};
 
+/// How deep values of MessagePack may be nested. JSON has the same limit in serde_json.
+const NESTING_MAX: usize = 128;
+
 /// The format of requests and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -30,6 +33,7 @@ impl Format {
             Self::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
             Self::MsgPack => {
                 let mut from = rmp_serde::Deserializer::from_read_ref(bytes);
+                from.set_max_depth(NESTING_MAX);
                 let value = T::deserialize(&mut from).map_err(|error| error.to_string())?;
                 // Reading on fails before the first byte of another value only if there is none.
                 match bool::deserialize(&mut from) {
