@@ -127,7 +127,9 @@ impl Work {
         match &mut self.kind {
             Kind::Fixed { requests, turn } => {
                 *turn = if *turn + 1 < requests.len() { *turn + 1 } else { 0 };
-                requests.get(*turn).map(|request| send(request));
+                if let Some(request) = requests.get(*turn) {
+                    send(request);
+                }
             }
             Kind::Stamped(stamped) => send(stamped.stamp(stamp)),
             Kind::Claims(claims) => {
