@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::batch::StoredBatch;
 pub use super::lease::{Claimed, LeaseId};
-use super::millis::Millis;
+use super::millis::{Millis, UnixMillis};
 use super::names::ClientId;
 use super::units::Offset;
 
@@ -46,8 +46,10 @@ pub struct Granted {
     pub offsets: Range<Offset>,
     /// The position of the first one's record in the batch.
     pub record: usize,
-    /// How often each of them was given out, this time included.
+    /// How often each of them was given out: by a claim or a pop, this time included.
     pub count: u32,
+    /// When they expire, if a claim has made them live longer than their TTL.
+    pub expires: Option<UnixMillis>,
 }
 
 /// What happens to leased messages.

@@ -21,4 +21,6 @@ pub struct Claimed {
     pub client: ClientId,
     /// When the lease ends, by the monotonic clock.
     pub ends: Millis,
+    /// Until when the messages live whatever their TTL says, by the monotonic clock.
+    pub lives_until: Millis,
 }

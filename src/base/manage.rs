@@ -3,12 +3,16 @@
 use super::batch::StoredBatch;
 use super::claim::Granted;
 use super::lease::{Claimed, LeaseId};
-use super::millis::UnixMillis;
+use super::millis::{Millis, UnixMillis};
 use super::names::{ClientId, QueueName};
 use super::units::Offset;
 
 /// The most messages that one request finds, deletes or pops in a partition.
 pub const MANAGED_MAX: usize = 1_000;
+
+/// The size in bytes at which no further message of a claim is read. A message counts with the mean size of those that
+/// were stored with it.
+pub const CLAIM_BYTES_MAX: u64 = 8 << 20;
 
 /// A request about the messages of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +44,22 @@ pub enum Manage {
         /// The queue of the same project that gets them all.
         to: Option<QueueName>,
     },
+    /// Look at a lease of a client, without a delivery. Answered by [`Managed::Claim`].
+    Claim(ClientId, LeaseId),
+    /// Restart the clock of a whole lease, with other terms. Answered by [`Managed::Renewed`] once that is durable.
+    Renew {
+        /// The client that the lease belongs to.
+        client: ClientId,
+        /// The lease.
+        lease: LeaseId,
+        /// How long it lasts from now on, in seconds.
+        ttl_secs: u32,
+        /// How long its messages live at least after it has ended, in seconds.
+        grace_secs: u32,
+    },
+    /// End a lease of a client: its messages can be claimed again at once, and keep their counts. Answered by
+    /// [`Managed::Released`] once that is durable, also if there is no such lease.
+    Release(ClientId, LeaseId),
 }
 
 /// Which messages a deletion is for.
@@ -49,7 +69,7 @@ pub enum Only {
     All,
     /// Those that are not claimed.
     Unclaimed,
-    /// Those that this lease of this client holds, or held last.
+    /// Those that this lease of this client holds, or held last until its time was over.
     In(ClientId, LeaseId),
 }
 
@@ -68,6 +88,27 @@ pub enum Managed {
     Purged(u64),
     /// The number of messages that are being moved now, or wait for it.
     Redriven(u64),
+    /// The lease, if it lives and has messages left.
+    Claim(Option<ClaimView>),
+    /// Whether the lease lived. If not, nothing has changed.
+    Renewed(bool),
+    /// The lease does not exist, or no longer.
+    Released,
+}
+
+/// A lease that lives.
+#[derive(Clone, Debug)]
+pub struct ClaimView {
+    /// When it was made or last renewed, by the monotonic clock.
+    pub since: Millis,
+    /// How long it lasts from then on, in seconds.
+    pub ttl_secs: u32,
+    /// When it ends, by the monotonic clock.
+    pub ends: Millis,
+    /// The number of its messages.
+    pub messages: u64,
+    /// The first of them, ascending: at most [`MANAGED_MAX`], and about [`CLAIM_BYTES_MAX`].
+    pub runs: Vec<Granted>,
 }
 
 /// What a partition holds. Messages that have expired may count for another minute.
@@ -110,6 +151,8 @@ pub struct Found {
     pub count: u32,
     /// Its claim, if it is claimed.
     pub claim: Option<Claimed>,
+    /// When it expires, if a claim has made it live longer than its TTL.
+    pub expires: Option<UnixMillis>,
 }
 
 /// What became of a message that was to be deleted.

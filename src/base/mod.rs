@@ -20,6 +20,7 @@
 //! | `planted` | faults that tests can inject |
 //! | `secret` | text that is never shown |
 //! | `units` | offsets, partitions, sequences and message numbers: numbers with types of their own |
+//! | `wish` | what is wished of a queue as a whole: to find, create or alter it |
 //! | `setting` | how rooms declare settings, and how a setting is read and shown |
 
 pub mod attributes;
@@ -42,3 +43,4 @@ pub mod queue;
 pub mod secret;
 pub(crate) mod setting;
 pub mod units;
+pub mod wish;

@@ -1,5 +1,6 @@
 //! Names from outside, validated once: projects, queues, clients (protocol sections 1 and 8).
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -100,6 +101,13 @@ impl QueueName {
     }
 }
 
+/// Names are compared as their text is.
+impl Borrow<str> for QueueName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl QueueAddress {
     /// Parses a queue name with an optional `/<partition>`: decimal, without sign or leading zeros.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
@@ -136,6 +144,14 @@ impl ClientId {
     /// Returns the 128 bits.
     pub fn as_u128(self) -> u128 {
         self.0
+    }
+}
+
+impl ClientId {
+    /// Returns the client that claims belong to which any client may use that knows their ids. No client can be it: its
+    /// version is none that a UUID has.
+    pub const fn of_claims_by_id() -> Self {
+        Self(0x636c_6169_6d73_f062_8079_2d69_6400_0000)
     }
 }
 

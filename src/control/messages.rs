@@ -21,9 +21,9 @@ use crate::base::manage::{Found, Manage, Managed, Only, Removed};
 use crate::base::millis::UnixMillis;
 use crate::base::queue::{message_id, parse_message_id};
 use crate::base::units::{Offset, Partition};
+use crate::base::wish::Described;
 use crate::pb::headers::{HeaderRef, HeadersReader};
 use crate::process::unix_now;
-use crate::shard::core::Described;
 
 /// The most ids in a request.
 pub const IDS_MAX: usize = 100;

@@ -27,8 +27,8 @@ use crate::base::millis::UnixMillis;
 use crate::base::names::{FullName, QueueName};
 use crate::base::queue::{QueueInfo, message_id};
 use crate::base::units::Partition;
+use crate::base::wish::{AlterFault, Alteration, Created, Described};
 use crate::pb::headers::HeadersReader;
-use crate::shard::core::{AlterFault, Alteration, Created, Described};
 use crate::shard::probe::Probe;
 use crate::store::claims::DEAD_QUEUE_HEADER;
 

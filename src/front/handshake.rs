@@ -14,6 +14,8 @@ pub const SUBPROTOCOL: &str = "queuing-streaming.v1";
 pub enum Endpoint {
     /// The streaming protocol.
     Streaming,
+    /// `/v2`, and what is below it: the API of Zaqar.
+    Zaqar,
     /// `/echo`, if `--test-echo` is set.
     Echo,
 }
@@ -57,9 +59,7 @@ impl Endpoint {
     fn of(path: &str, test_echo: bool) -> Result<Self, Refusal> {
         match path {
             "/echo" if test_echo => Ok(Self::Echo),
-            _ if path == "/v2" || path.starts_with("/v2/") => {
-                Err(Refusal::new(404, "path: /v2 does not serve the streaming protocol"))
-            }
+            _ if path == "/v2" || path.starts_with("/v2/") => Ok(Self::Zaqar),
             _ => Ok(Self::Streaming),
         }
     }
@@ -67,7 +67,7 @@ impl Endpoint {
     fn subprotocol(self) -> Option<&'static str> {
         match self {
             Self::Streaming => Some(SUBPROTOCOL),
-            Self::Echo => None,
+            Self::Zaqar | Self::Echo => None,
         }
     }
 }
@@ -236,7 +236,9 @@ mod tests {
         ] {
             assert_eq!(offer(others).err(), Some(400), "{others}");
         }
-        assert_eq!(answer(&request("/v2/queues", "")).err(), Some(404));
+        assert_eq!(answer(&request("/v2/queues", "")).unwrap().0.endpoint, Endpoint::Zaqar);
+        assert_eq!(answer(&request("/v2", "")).unwrap().0.endpoint, Endpoint::Zaqar);
+        assert_eq!(answer(&request("/v2x", "")).unwrap().0.endpoint, Endpoint::Streaming);
         assert_eq!(answer(&request("/echo", "")).unwrap().0.endpoint, Endpoint::Echo);
         assert_eq!(answer(&request("/", "").replace("Version: 13", "Version: 8")).err(), Some(426));
         assert_eq!(answer(&request("/", "").replace("Upgrade: WebSocket\r\n", "")).err(), Some(400));

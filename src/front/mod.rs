@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | here | dispatch to the protocol of a connection |
 //! | `streaming` | the streaming protocol: the operations of a connection, in sequence |
+//! | `zaqar` | the WebSocket API of OpenStack Zaqar: a request, then its answer |
 //! | `echo` | the echo of WebSocket conformance suites |
 //! | `handshake` | a handshake: choice of the front by path, and checks of the request |
 //! | `identity` | the project and the id of a client |
@@ -22,6 +23,7 @@ mod pb_writer;
 mod policy;
 mod status;
 mod streaming;
+pub mod zaqar;
 
 pub use context::{Cx, status_of};
 pub use framed::{Framed, Origin};
@@ -33,13 +35,16 @@ pub use status::FrontStatus;
 pub use streaming::ServerSession;
 
 use self::echo::Echo;
-use crate::access::Right;
+use self::zaqar::Session as ZaqarSession;
+use std::sync::Arc;
+
+use crate::access::{Right, Tenants};
 use crate::base::error::Fault;
 use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::QueueId;
 use crate::base::units::{Offset, Partition};
-use crate::operation::{Answer, Caller, Granted, OperationId};
+use crate::operation::{Answer, Caller, Granted, OperationId, SubscriptionInfo};
 use crate::ws::{CloseCode, MessageKind};
 
 /// The protocol of a connection, with its state.
@@ -47,6 +52,8 @@ use crate::ws::{CloseCode, MessageKind};
 pub enum Front {
     /// The streaming protocol.
     Streaming(Box<ServerSession>),
+    /// The API of OpenStack Zaqar.
+    Zaqar(Box<ZaqarSession>),
     /// The echo, for tests and measurements.
     Echo(Echo),
 }
@@ -65,8 +72,9 @@ pub enum DrainStep {
 
 impl Front {
     /// Creates the front of an endpoint for a caller that was admitted.
-    pub fn new(endpoint: Endpoint, caller: Caller) -> Self {
+    pub fn new(endpoint: Endpoint, caller: Caller, tenants: &Arc<Tenants>) -> Self {
         match endpoint {
+            Endpoint::Zaqar => Self::Zaqar(Box::new(ZaqarSession::new(caller, tenants.clone()))),
             Endpoint::Streaming => Self::Streaming(Box::new(ServerSession::new(caller))),
             Endpoint::Echo => Self::Echo(Echo::default()),
         }
@@ -89,6 +97,7 @@ impl Front {
                 let used = session.handle_data(piece, fin, cx);
                 session.close_code().map_or(Ok(used), Err)
             }
+            Self::Zaqar(session) => session.handle_data(kind, piece, fin, cx),
             Self::Echo(echo) => {
                 echo.handle(cx.reply.sender, cx.reply.out, kind, piece, fin)?;
                 Ok(piece.len())
@@ -101,6 +110,7 @@ impl Front {
     pub fn is_blocked(&self, cx: &Cx<'_>) -> bool {
         match self {
             Self::Streaming(session) => session.is_blocked(cx),
+            Self::Zaqar(session) => session.is_blocked(),
             Self::Echo(_) => false,
         }
     }
@@ -109,6 +119,7 @@ impl Front {
     pub fn retry(&mut self, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.retry(cx),
+            Self::Zaqar(session) => session.retry(cx),
             Self::Echo(_) => {}
         }
     }
@@ -117,7 +128,7 @@ impl Front {
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.flush(cx),
-            Self::Echo(_) => {}
+            Self::Zaqar(_) | Self::Echo(_) => {}
         }
     }
 
@@ -125,6 +136,7 @@ impl Front {
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.answer(operation, answer, cx),
+            Self::Zaqar(session) => session.answer(operation, answer, cx),
             Self::Echo(_) => {}
         }
     }
@@ -133,7 +145,24 @@ impl Front {
     pub fn reads(&self, queue: QueueId) -> bool {
         match self {
             Self::Streaming(session) => session.reads(queue),
+            Self::Zaqar(session) => session.reads(queue),
             Self::Echo(_) => false,
+        }
+    }
+
+    /// Returns the subscriptions of the connection to a queue.
+    pub fn subscriptions(&self, name: &FullName) -> Vec<SubscriptionInfo> {
+        match self {
+            Self::Zaqar(session) => session.subscriptions(name),
+            Self::Streaming(_) | Self::Echo(_) => Vec::new(),
+        }
+    }
+
+    /// Ends subscriptions of the connection to a queue: the one with this id, or all.
+    pub fn end_subscriptions(&mut self, name: &FullName, id: Option<&str>, cx: &mut Cx<'_>) {
+        match self {
+            Self::Zaqar(session) => session.end_subscriptions(name, id, cx),
+            Self::Streaming(_) | Self::Echo(_) => {}
         }
     }
 
@@ -141,6 +170,7 @@ impl Front {
     pub fn handle_grown(&mut self) {
         match self {
             Self::Streaming(session) => session.handle_grown(),
+            Self::Zaqar(session) => session.handle_grown(),
             Self::Echo(_) => {}
         }
     }
@@ -149,6 +179,7 @@ impl Front {
     pub fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.handle_grant(granted, cx),
+            Self::Zaqar(session) => session.handle_grant(granted),
             Self::Echo(_) => {}
         }
     }
@@ -157,6 +188,7 @@ impl Front {
     pub fn handle_expired(&mut self, fault: Fault, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.handle_expired(fault, cx),
+            Self::Zaqar(session) => session.handle_expired(),
             Self::Echo(_) => {}
         }
     }
@@ -165,7 +197,7 @@ impl Front {
     pub fn announce_expiry(&mut self) {
         match self {
             Self::Streaming(session) => session.announce_expiry(),
-            Self::Echo(_) => {}
+            Self::Zaqar(_) | Self::Echo(_) => {}
         }
     }
 
@@ -173,6 +205,7 @@ impl Front {
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.handle_timeout(cx),
+            Self::Zaqar(session) => session.handle_timeout(cx),
             Self::Echo(_) => {}
         }
     }
@@ -181,6 +214,7 @@ impl Front {
     pub fn drain(&mut self, step: DrainStep, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.drain(step, cx),
+            Self::Zaqar(session) => session.drain(step, cx),
             Self::Echo(_) => {}
         }
     }
@@ -189,6 +223,7 @@ impl Front {
     pub fn poll_transmit(&mut self, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.poll_transmit(cx),
+            Self::Zaqar(session) => session.poll_transmit(cx),
             Self::Echo(_) => {}
         }
     }
@@ -197,6 +232,7 @@ impl Front {
     pub fn abandon(&mut self, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.abandon(cx),
+            Self::Zaqar(session) => session.abandon(cx),
             Self::Echo(_) => {}
         }
     }
@@ -206,6 +242,7 @@ impl Front {
     pub fn break_off(&mut self, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.break_off(cx),
+            Self::Zaqar(session) => session.break_off(cx),
             Self::Echo(_) => {}
         }
     }
@@ -215,6 +252,7 @@ impl Front {
     pub fn status(&self) -> FrontStatus {
         match self {
             Self::Streaming(session) => session.status(),
+            Self::Zaqar(session) => session.status(),
             Self::Echo(_) => FrontStatus::default(),
         }
     }
@@ -223,6 +261,7 @@ impl Front {
     pub fn names(&self) -> Option<(&Project, Option<&QueueName>)> {
         match self {
             Self::Streaming(session) => Some(session.names()),
+            Self::Zaqar(session) => Some(session.names()),
             Self::Echo(_) => None,
         }
     }
@@ -231,6 +270,7 @@ impl Front {
     pub fn right(&self) -> Option<Right> {
         match self {
             Self::Streaming(session) => session.right(),
+            Self::Zaqar(session) => session.right(),
             Self::Echo(_) => None,
         }
     }
@@ -239,7 +279,7 @@ impl Front {
     pub fn positions(&self) -> Option<(FullName, Vec<(Partition, Offset)>)> {
         match self {
             Self::Streaming(session) => session.positions(),
-            Self::Echo(_) => None,
+            Self::Zaqar(_) | Self::Echo(_) => None,
         }
     }
 }

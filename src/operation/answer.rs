@@ -1,12 +1,18 @@
 //! The shard's answers to the commands of an operation.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::base::attributes::Attributes;
 use crate::base::batch::Fetched;
 use crate::base::claim::{Grant, Lost};
 use crate::base::error::{Fault, StoreFault};
+use crate::base::manage::Managed;
+use crate::base::millis::Millis;
+use crate::base::names::QueueName;
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition, Sequence};
+use crate::base::wish;
 
 /// An answer of the shard to a [`Command`](super::Command).
 #[derive(Clone, Debug)]
@@ -57,6 +63,31 @@ pub enum Answer {
         /// The messages whose settlement came too late.
         result: Result<Vec<Lost>, StoreFault>,
     },
+    /// The answer to `Manage`.
+    Managed {
+        /// The partition that was asked for.
+        partition: Partition,
+        /// The answer of the store.
+        result: Result<Managed, StoreFault>,
+    },
+    /// The answer to `Order::Wish`.
+    Wished(wish::Granted),
+    /// The answer to `Order::Delete`: [`StoreFault::NoQueue`] if there is no queue of that name.
+    Deleted(Result<(), StoreFault>),
+    /// One shard's part of the answer to `Order::List`.
+    Listed {
+        /// How many parts there are.
+        of: u16,
+        /// The queues whose home the shard is, by name.
+        queues: Vec<ListedQueue>,
+    },
+    /// One shard's part of the answer to `Order::Subscriptions`.
+    Subscriptions {
+        /// How many parts there are.
+        of: u16,
+        /// The subscriptions that were found.
+        found: Vec<SubscriptionInfo>,
+    },
     /// The answer to `Renew`. The front has the new grant already.
     Renewed(Result<(), Fault>),
     /// The answer to `Resolve`.
@@ -66,4 +97,28 @@ pub enum Answer {
         /// The offset of the position.
         result: Result<Offset, StoreFault>,
     },
+}
+
+/// A queue in a list.
+#[derive(Clone, Debug)]
+pub struct ListedQueue {
+    /// Its name.
+    pub name: QueueName,
+    /// Its attributes.
+    pub attributes: Attributes,
+}
+
+/// A subscription of a connection to a queue.
+#[derive(Clone, Debug)]
+pub struct SubscriptionInfo {
+    /// Its id.
+    pub id: Arc<str>,
+    /// The connection, as text.
+    pub subscriber: Arc<str>,
+    /// How long it lasts, in seconds.
+    pub ttl_secs: u32,
+    /// When it began, by the monotonic clock.
+    pub since: Millis,
+    /// What its client has said of it, as JSON text.
+    pub options: Arc<str>,
 }

@@ -1,12 +1,16 @@
 //! The commands of an operation to its shard.
 
+use serde_json::{Map, Value};
+
 use crate::base::batch::Batch;
 use crate::base::claim::{Leaving, Settlement, Terms, View};
 use crate::base::error::Fault;
+use crate::base::manage::Manage;
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, Position, owner};
 use crate::base::secret::Secret;
 use crate::base::units::{Offset, Sequence};
+use crate::base::wish::Wish;
 
 /// The number of an operation on its connection. Answers to earlier operations are recognised by it and
 /// ignored.
@@ -75,6 +79,8 @@ pub enum Command {
         target: Target,
         /// The first offset wanted.
         from: Offset,
+        /// The size in bytes at which no further batch is added.
+        bytes_max: usize,
         /// Leave out messages that this client stored.
         exclude: Option<ClientId>,
         /// Which messages the client sees.
@@ -115,6 +121,22 @@ pub enum Command {
         /// What happens to which messages.
         settlements: Vec<Settlement>,
     },
+    /// Count, find or delete messages of a partition. Answered by [`Answer::Managed`](super::Answer::Managed).
+    Manage {
+        /// The operation that gets the answer.
+        operation: OperationId,
+        /// The partition.
+        target: Target,
+        /// What is wanted.
+        what: Manage,
+    },
+    /// Do something with queues as a whole. Answered as the order says.
+    Order {
+        /// The operation that gets the answer.
+        operation: OperationId,
+        /// What is wanted.
+        order: Order,
+    },
     /// Claim nothing more of a partition. Has no answer; what was asked before is answered.
     Leave {
         /// The operation that leaves.
@@ -147,4 +169,42 @@ pub enum Command {
         /// The partition of the fetch.
         target: Target,
     },
+}
+
+/// What an operation wants of queues as a whole.
+#[derive(Clone, Debug)]
+pub enum Order {
+    /// Find, create or alter a queue. Answered by [`Answer::Wished`](super::Answer::Wished).
+    Wish(FullName, Wish),
+    /// Create a queue with these attributes because it is used, if the server allows that and the queue does not exist.
+    /// Answered by [`Answer::Wished`](super::Answer::Wished).
+    Make(FullName, Map<String, Value>),
+    /// Delete a queue. Answered by [`Answer::Deleted`](super::Answer::Deleted).
+    Delete(FullName),
+    /// List queues of a project by name. Each shard answers with an [`Answer::Listed`](super::Answer::Listed).
+    List {
+        /// The project.
+        project: Project,
+        /// The queues behind this text, as names are sorted; empty: from the first on.
+        after: Box<str>,
+        /// The most queues of each shard.
+        limit: usize,
+    },
+    /// Find the subscriptions of connections to a queue, or end them. Each shard answers with an
+    /// [`Answer::Subscriptions`](super::Answer::Subscriptions).
+    Subscriptions {
+        /// The queue.
+        name: FullName,
+        /// What is wanted.
+        what: SubscriptionOrder,
+    },
+}
+
+/// What an operation wants of the subscriptions to a queue.
+#[derive(Clone, Debug)]
+pub enum SubscriptionOrder {
+    /// Describe them.
+    Find,
+    /// End the one with this id; `None`: all.
+    End(Option<Box<str>>),
 }

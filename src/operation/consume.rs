@@ -442,6 +442,7 @@ impl Consume {
                 cursor.fetch = Fetch::Outstanding { wait };
                 cursor.asked_ns = resources.now.mono_ns;
                 resources.commands.push(Command::Fetch {
+                    bytes_max: resources.settings.fetch_bytes,
                     operation: self.subject.operation,
                     target: self.subject.target(cursor.partition),
                     from: cursor.position,

@@ -22,6 +22,8 @@ settings! {
         max_headers_bytes: usize = 32 << 10, "max_headers_bytes", Bytes(1..=GIB);
         /// Largest protobuf message; larger ones end the operation with 413
         max_pb_bytes: usize = 8 << 20, "max_pb_bytes", Bytes(65..=2 * GIB);
+        /// Largest request of a client of the Zaqar API (/v2); beyond: closed with 1009
+        zaqar_max_request_bytes: usize = 1 << 20, "zaqar_max_request_bytes", Bytes(1024..=GIB);
         /// Bytes that a client may still send after its operation has failed; beyond: closed with 1008
         discard_limit_bytes: u64 = 16 << 20, "discard_limit_bytes", Bytes(0..=i64::MAX as u64);
         /// Shortest time to live of a message, seconds; shorter: 400

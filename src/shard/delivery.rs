@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::core::{
-    ConnectionId, Deleted, Granted, Letter, Peer, Roster, Settings, ShardPulse, ShardSnapshot, Traffic, Wish,
+    ConnectionId, Deleted, Letter, Peer, Roster, Settings, ShardPulse, ShardSnapshot, Traffic,
 };
 use super::listener::Accepted;
 use crate::auth::Answer;
@@ -13,6 +13,7 @@ use crate::base::manage::{Manage, Managed};
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueInfo};
 use crate::base::units::Partition;
+use crate::base::wish::{Granted, Wish};
 use crate::latency::Recorder;
 use crate::store::{QueueSummary, Tail};
 use crate::tls::Config;

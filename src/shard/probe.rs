@@ -10,10 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::{Map, Value};
 
 use super::certificates::Certificates;
-use super::core::{
-    self, AlterFault, Alteration, ConnectionId, Created, Deleted, Described, Granted, Roster, ShardPulse,
-    ShardSnapshot, Traffic, Wish,
-};
+use super::core::{self, ConnectionId, Deleted, Roster, ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
 use crate::base::error::{Fault, StoreFault};
@@ -21,6 +18,7 @@ use crate::base::manage::{Manage, Managed};
 use crate::base::names::{FullName, queue_hash};
 use crate::base::queue::{PartitionKey, QueueInfo, home};
 use crate::base::units::Partition;
+use crate::base::wish::{AlterFault, Alteration, Created, Described, Granted, Wish};
 use crate::latency::Recorder;
 use crate::store::{QueueSummary, Tail};
 

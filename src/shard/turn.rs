@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Settings;
-use super::core::{
-    ChangeId, ConnectionId, Connections, Core, Deleted, Granted, Letter, ManageId, Peer, Roster,
-};
+use super::core::{ChangeId, ConnectionId, Connections, Core, Deleted, Letter, ManageToken, Peer, Roster};
 use super::delivery::{Delivery, Reply};
 use super::transport::{News, Transport};
 use crate::auth::Question;
@@ -20,6 +18,7 @@ use crate::base::clock::{Now, Step};
 use crate::base::error::{Fault, StoreFault};
 use crate::base::manage::Managed;
 use crate::base::millis::Millis;
+use crate::base::wish::Granted;
 use crate::latency::Stage;
 use crate::store::Store;
 use crate::tls::{Config, Counters};
@@ -113,7 +112,7 @@ pub enum Turn {
 struct Replies {
     deletions: HashMap<ChangeId, Reply<Result<Deleted, StoreFault>>>,
     wishes: HashMap<ChangeId, Reply<Granted>>,
-    managing: HashMap<ManageId, Reply<Result<Managed, StoreFault>>>,
+    managing: HashMap<ManageToken, Reply<Result<Managed, StoreFault>>>,
 }
 
 impl Replies {

@@ -36,6 +36,8 @@ impl CloseCode {
     pub const UNSUPPORTED: Self = Self(1003);
     /// The peer sent text that is not valid UTF-8.
     pub const INVALID_UTF8: Self = Self(1007);
+    /// The peer sent a message that is larger than the server accepts.
+    pub const TOO_LARGE: Self = Self(1009);
     /// The server has failed: its handler of the connection panicked.
     pub const INTERNAL: Self = Self(1011);
     /// The peer sent more than `discard_limit_bytes` of a half that is discarded.

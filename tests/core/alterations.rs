@@ -3,8 +3,9 @@
 use millstream::base::attributes::Attributes;
 use millstream::base::error::{Fault, StoreFault};
 use millstream::base::queue::{QueueId, Signing};
+use millstream::base::wish::{Alteration, Created, Granted, Wish};
 use millstream::pb::{ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest};
-use millstream::shard::core::{Alteration, ChangeId, Created, Granted, Letter, Peer, Settings, Wish};
+use millstream::shard::core::{ChangeId, Letter, Peer, Settings};
 use millstream::store::{Completion, Life, NewQueue, Request};
 use prost::Message;
 use serde_json::{Map, Value, json};

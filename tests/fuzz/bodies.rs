@@ -662,7 +662,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             } else {
                 let (timestamp, batch) = (rig.now.unix, builder.close());
                 let stored = StoredBatch { base_offset: base, timestamp, stored_ns: 0, batch };
-                let runs = vec![Granted { stored, offsets: base..end, record: 0, count: 1 }];
+                let runs = vec![Granted { stored, offsets: base..end, record: 0, count: 1, expires: None }];
                 Ok(Some(Grant { lease: LeaseId(u64::from(step)), ends, runs }))
             };
             rig.call(|session, cx| session.answer(operation, Answer::Claimed { partition, result }, cx));
@@ -681,7 +681,8 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             let answer = Answer::Settled { sequence, partition, result };
             rig.call(|session, cx| session.answer(operation, answer, cx));
         }
-        Command::Leave { .. } => {}
+        // Without an answer, or not for streaming sessions.
+        Command::Leave { .. } | Command::Manage { .. } | Command::Order { .. } => {}
         Command::Renew { operation, .. } => {
             let renewed = if fails { Err(Fault::Unverified) } else { Ok(()) };
             rig.call(|session, cx| session.answer(operation, Answer::Renewed(renewed), cx));

@@ -102,6 +102,10 @@ fn summary(command: &Command) -> String {
         Command::Leave { operation, target, leaving } => {
             format!("leave {} {} {leaving:?}", operation.0, target.partition.partition)
         }
+        Command::Manage { operation, target, what } => {
+            format!("manage {} {} {what:?}", operation.0, target.partition.partition)
+        }
+        Command::Order { operation, order } => format!("order {} {order:?}", operation.0),
         Command::Renew { operation, .. } => format!("renew {}", operation.0),
         Command::Report { fault, .. } => format!("report {fault}"),
         Command::Cancel { operation, target } => {

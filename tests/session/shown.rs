@@ -34,6 +34,7 @@ fn read(include_claimed: Option<bool>, send_marker: bool, delay: u32) -> (Vec<Me
         lease: LeaseId(lease),
         client: ClientId::from(client),
         ends: rig.now.mono + Millis::new(2_001),
+        lives_until: rig.now.mono + Millis::new(9_000),
     };
     let claims = vec![claimed(11..13, 3, CLIENT), claimed(14..15, 4, CLIENT + 1)];
     let claims = if view == View::Live { claims } else { vec![] };

@@ -165,7 +165,13 @@ impl ServerSession {
                 | Answer::Fetched { .. }
                 | Answer::Claimed { .. }
                 | Answer::Watched { .. }
-                | Answer::Settled { .. },
+                | Answer::Settled { .. }
+                // A streaming client asks for none of these.
+                | Answer::Managed { .. }
+                | Answer::Wished(_)
+                | Answer::Deleted(_)
+                | Answer::Listed { .. }
+                | Answer::Subscriptions { .. },
                 _,
             ) => {}
         }

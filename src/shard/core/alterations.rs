@@ -1,4 +1,4 @@
-//! Describes, creates and alters queues for the operator, at the home of the queue.
+//! Describes, creates and alters queues, at the home of the queue: for the operator, and for operations.
 //!
 //! ```text
 //! asked ──▶ waits for an opening or a change of the queue
@@ -13,27 +13,34 @@
 use std::collections::VecDeque;
 
 use super::changes::{Kind, Waiter};
-use super::wishes::{AlterFault, Alteration, Checked, Created, Described, Granted, Wish};
-use super::{ChangeId, Connection, ConnectionId, Connections, Core, Letter};
+use super::wishes::Checked;
+use super::{Asking, ChangeId, Connection, ConnectionId, Connections, Core, Letter};
 use crate::base::attributes::{Allowed, AttributeFault, Attributes, check_partitions, take_partitions};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::limits::PARTITIONS_MAX;
 use crate::base::names::FullName;
 use crate::base::queue::QueueId;
+use crate::base::wish::{AlterFault, Alteration, Created, Described, Granted, Wish};
+use crate::operation::Answer;
 use crate::store::{Life, NewQueue, Request, Store};
 
-/// The answers to wishes.
+/// The answers to the operator's wishes.
 #[derive(Debug, Default)]
 pub(super) struct Answers(VecDeque<(ChangeId, Granted)>);
 
 impl<S: Store<Connections>> Core<S> {
     /// Takes a wish about a queue whose home is this shard. [`Self::poll_granted`] returns the answer.
     pub fn wish(&mut self, now: Now, name: FullName, wish: Wish) -> ChangeId {
-        let id = self.changes.next_id();
+        self.wish_of(now, None, name, wish)
+    }
+
+    /// As [`Self::wish`], for an operation, which gets the answer.
+    pub(super) fn wish_of(&mut self, now: Now, by: Option<Asking>, name: FullName, wish: Wish) -> ChangeId {
+        let id = self.changes.next_id(by);
         match self.checked(&name, wish) {
             Ok(wish) => self.grant_wish(now, id, name, wish),
-            Err(fault) => self.answer_wish(id, Err(fault.into())),
+            Err(fault) => self.answer_wish(now, id, Err(fault.into())),
         }
         id
     }
@@ -94,14 +101,17 @@ impl<S: Store<Connections>> Core<S> {
     ) {
         match wish {
             Checked::Find | Checked::Create(_) => {
-                self.answer_wish(id, Ok(Created { is_new: false, queue }));
+                self.answer_wish(now, id, Ok(Created { is_new: false, queue }));
             }
             Checked::Alter(alteration) => self.begin_alteration(now, id, name, queue, alteration),
         }
     }
 
-    pub(super) fn answer_wish(&mut self, id: ChangeId, answer: Granted) {
-        self.granted.0.push_back((id, answer));
+    pub(super) fn answer_wish(&mut self, now: Now, id: ChangeId, answer: Granted) {
+        match id.by {
+            Some(by) => self.answer_order(now, by, Answer::Wished(answer)),
+            None => self.granted.0.push_back((id, answer)),
+        }
     }
 
     fn begin_alteration(
@@ -118,9 +128,9 @@ impl<S: Store<Connections>> Core<S> {
         let checked = check_partitions(partitions, present, PARTITIONS_MAX.max(present))
             .and_then(|()| queue.attributes.with(changes, &name.1, &self.allowed()));
         match checked {
-            Err(fault) => self.answer_wish(id, Err(fault.into())),
+            Err(fault) => self.answer_wish(now, id, Err(fault.into())),
             Ok(attributes) if attributes == queue.attributes && partitions == present => {
-                self.answer_wish(id, Ok(Created { is_new: false, queue }));
+                self.answer_wish(now, id, Ok(Created { is_new: false, queue }));
             }
             Ok(attributes) => {
                 self.changes.begin(now, id, name.clone(), queue.info.id, Kind::Alteration);
@@ -136,7 +146,7 @@ impl<S: Store<Connections>> Core<S> {
             Ok(life) => self.apply(now, &changing.name, changing.queue, life),
             Err(fault) => Err(fault.into()),
         };
-        self.answer_wish(id, answer);
+        self.answer_wish(now, id, answer);
         self.resume(now, &changing.name, changing.waiters);
     }
 

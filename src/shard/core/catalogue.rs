@@ -1,13 +1,14 @@
 //! The queues that a shard knows. Only their home shard creates them, the others remember them.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
-use super::Described;
 use crate::base::attributes::Attributes;
 use crate::base::error::StoreFault;
-use crate::base::names::FullName;
+use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::{QueueId, QueueInfo};
+use crate::base::wish::Described;
 
 /// The catalogue of queues of one shard.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Catalogue {
     queues: HashMap<FullName, QueueInfo>,
     /// The attributes of the queues whose home is this shard, of those that have any.
     attributes: HashMap<QueueId, Attributes>,
+    /// The names of the queues whose home is this shard.
+    names: BTreeMap<Project, BTreeSet<QueueName>>,
     /// The number of the last queue that this shard created or adopted.
     next: u64,
     /// The number of queues whose home is this shard, of places reserved for queues that are being created,
@@ -28,7 +31,16 @@ pub struct Catalogue {
 impl Catalogue {
     /// Creates an empty catalogue. The shard creates no more queues once it is the home of `max`.
     pub fn new(shard: u16, max: usize) -> Self {
-        Self { shard, queues: HashMap::new(), attributes: HashMap::new(), next: 0, made: 0, reserved: 0, max }
+        Self {
+            shard,
+            queues: HashMap::new(),
+            attributes: HashMap::new(),
+            names: BTreeMap::new(),
+            made: 0,
+            next: 0,
+            reserved: 0,
+            max,
+        }
     }
 
     /// Changes how many queues the shard may be the home of. Existing ones stay.
@@ -46,6 +58,18 @@ impl Catalogue {
         let info = self.get(name)?;
         let attributes = self.attributes.get(&info.id).cloned().unwrap_or_default();
         Some(Described { info, attributes })
+    }
+
+    /// Returns the queues of a project whose home is this shard, with their attributes, by name: at most `limit` of those
+    /// behind `after`.
+    pub fn list(&self, project: &Project, after: &str, limit: usize) -> Vec<(QueueName, Attributes)> {
+        let Some(names) = self.names.get(project) else { return Vec::new() };
+        let with_attributes = |name: &QueueName| {
+            let queue = self.describe(&(project.clone(), name.clone()));
+            (name.clone(), queue.map(|queue| queue.attributes).unwrap_or_default())
+        };
+        let behind = (Bound::Excluded(after), Bound::Unbounded);
+        names.range::<str, _>(behind).take(limit).map(with_attributes).collect()
     }
 
     /// Sets the attributes of a queue whose home is this shard.
@@ -92,11 +116,19 @@ impl Catalogue {
     /// Forgets a queue. Returns false if it was not known. Searches all queues.
     pub fn forget(&mut self, queue: QueueId) -> bool {
         self.attributes.remove(&queue);
-        let before = self.queues.len();
-        self.queues.retain(|_, info| info.id != queue);
-        let is_forgotten = self.queues.len() < before;
-        self.made -= usize::from(is_forgotten && queue.home() == self.shard);
-        is_forgotten
+        let known = self.queues.iter().find(|(_, info)| info.id == queue);
+        let Some(name) = known.map(|(name, _)| name.clone()) else { return false };
+        self.queues.remove(&name);
+        if queue.home() == self.shard {
+            self.made -= 1;
+            if let Some(names) = self.names.get_mut(&name.0) {
+                names.remove(&name.1);
+                if names.is_empty() {
+                    self.names.remove(&name.0);
+                }
+            }
+        }
+        true
     }
 
     /// Records a queue. If the name is already known, keeps and returns the known queue.
@@ -104,7 +136,11 @@ impl Catalogue {
         match self.queues.entry(name) {
             Entry::Occupied(known) => present(known.get()),
             Entry::Vacant(vacant) => {
-                self.made += usize::from(info.id.home() == self.shard);
+                if info.id.home() == self.shard {
+                    self.made += 1;
+                    let (project, name) = vacant.key().clone();
+                    self.names.entry(project).or_default().insert(name);
+                }
                 vacant.insert(info).clone()
             }
         }
@@ -120,7 +156,6 @@ fn present(known: &QueueInfo) -> QueueInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::names::{Project, QueueName};
 
     fn record(catalogue: &mut Catalogue, name: &str) -> QueueId {
         let id = catalogue.next_id();

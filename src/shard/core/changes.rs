@@ -58,10 +58,10 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Returns the id of the next request.
-    pub(super) fn next_id(&mut self) -> ChangeId {
+    /// Returns the id of the next request, of an operation or of the operator.
+    pub(super) fn next_id(&mut self, by: Option<Asking>) -> ChangeId {
         self.next += 1;
-        ChangeId(self.next)
+        ChangeId { number: self.next, by }
     }
 
     /// Notes that the store makes a change.
@@ -125,7 +125,9 @@ impl<S: Store<Connections>> Core<S> {
             let fault = StoreFault::Unavailable("the queue is being deleted");
             self.answer_opened(now, by, name, Err(fault.into()));
         }
-        self.deletions.handle_timeouts(now);
+        for (id, result) in self.deletions.handle_timeouts(now) {
+            self.answer_deletion(now, id, result);
+        }
     }
 
     /// Returns the requests that wait for an opening or a change of a queue; `None` if there is neither.

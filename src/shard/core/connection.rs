@@ -21,7 +21,7 @@ use super::pass::{Due, Ended, Pass};
 use super::peer::Peer;
 use super::proxy::{Announced, ProxyHeader};
 use super::{CoreCounters, Settings};
-use crate::access::{Permit, Right};
+use crate::access::{Permit, Right, Tenants};
 use crate::auth::{Credential, Key};
 use crate::base::budget::{Account, Budget, Purse, Share};
 use crate::base::clock::Now;
@@ -51,6 +51,8 @@ pub struct Env<'a> {
     pub counters: &'a mut CoreCounters,
     /// Bounds what the shard's producers have under way.
     pub regulator: &'a mut Regulator,
+    /// What projects use.
+    pub tenants: &'a Arc<Tenants>,
     /// Logs refused PROXY headers.
     pub refused_headers: &'a mut RefusedHeaders,
 }
@@ -374,7 +376,8 @@ impl Connection {
         let tenant = Some(permit.tenant().clone());
         let granted = pass.as_ref().map(|pass| pass.granted());
         (self.permit, self.pass) = (Some(permit), pass);
-        self.phase = Phase::Open(Front::new(handshake.endpoint, Caller { project, author, tenant, granted }));
+        let caller = Caller { project, author, tenant, granted };
+        self.phase = Phase::Open(Front::new(handshake.endpoint, caller, env.tenants));
         self.liveness.hear(env.now.mono);
         // Bytes after the handshake are processed in a separate call. If that call fails, this answer is
         // already sent.

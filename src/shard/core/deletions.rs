@@ -14,12 +14,13 @@
 use std::collections::VecDeque;
 
 use super::changes::{Changing, Kind, Waiter};
-use super::{ChangeId, Connections, Core, Letter};
+use super::{Asking, ChangeId, Connections, Core, Letter};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
 use crate::base::names::FullName;
 use crate::base::queue::QueueId;
+use crate::operation::Answer;
 use crate::store::{Request, Store};
 
 /// How long a deletion waits at most for the other shards to forget the queue.
@@ -63,43 +64,55 @@ impl Deletions {
         self.forgetting.is_empty()
     }
 
-    fn answer(&mut self, id: ChangeId, result: Result<Deleted, StoreFault>) {
-        self.answers.push_back((id, result));
-    }
-
-    /// Notes that another shard has forgotten a queue.
-    pub(super) fn handle_forgotten(&mut self, shard: u16, queue: QueueId) {
+    /// Notes that another shard has forgotten a queue. Returns the deletion that this was the last confirmation of.
+    fn handle_forgotten(&mut self, shard: u16, queue: QueueId) -> Option<ChangeId> {
         // No deletion waits if the confirmation is late, or if the store itself reported the queue's end.
-        let Some(index) = self.forgetting.iter().position(|forgetting| forgetting.queue == queue) else {
-            return;
-        };
+        let index = self.forgetting.iter().position(|forgetting| forgetting.queue == queue)?;
         let missing = &mut self.forgetting[index].missing;
         missing.retain(|of| *of != shard);
-        if missing.is_empty() {
-            let Forgetting { id, .. } = self.forgetting.swap_remove(index);
-            self.answer(id, Ok(Deleted::Everywhere));
-        }
+        missing.is_empty().then(|| self.forgetting.swap_remove(index).id)
     }
 
-    /// Answers the deletions that are due.
-    pub(super) fn handle_timeouts(&mut self, now: Now) {
-        let Self { forgetting, answers } = self;
+    /// Returns the deletions that are due, and their answers.
+    pub(super) fn handle_timeouts(&mut self, now: Now) -> Vec<(ChangeId, Result<Deleted, StoreFault>)> {
+        let Self { forgetting, .. } = self;
+        let mut answers = Vec::new();
         forgetting.retain(|forgetting| {
             let waits = forgetting.due > now.mono;
             if !waits && let Some(shard) = forgetting.missing.first() {
-                answers.push_back((forgetting.id, Ok(Deleted::NotBy(*shard))));
+                answers.push((forgetting.id, Ok(Deleted::NotBy(*shard))));
             }
             waits
         });
+        answers
     }
 }
 
 impl<S: Store<Connections>> Core<S> {
     /// Deletes a queue whose home is this shard. [`Self::poll_deleted`] returns the answer.
     pub fn delete(&mut self, now: Now, name: FullName) -> ChangeId {
-        let id = self.changes.next_id();
+        self.delete_for(now, None, name)
+    }
+
+    /// As [`Self::delete`], for an operation, which gets the answer.
+    pub(super) fn delete_for(&mut self, now: Now, by: Option<Asking>, name: FullName) -> ChangeId {
+        let id = self.changes.next_id(by);
         self.begin_deletion(now, id, name);
         id
+    }
+
+    pub(super) fn answer_deletion(&mut self, now: Now, id: ChangeId, result: Result<Deleted, StoreFault>) {
+        match id.by {
+            Some(by) => self.answer_order(now, by, Answer::Deleted(result.map(drop))),
+            None => self.deletions.answers.push_back((id, result)),
+        }
+    }
+
+    /// Handles that another shard has forgotten a queue.
+    pub(super) fn handle_forgotten(&mut self, now: Now, shard: u16, queue: QueueId) {
+        if let Some(id) = self.deletions.handle_forgotten(shard, queue) {
+            self.answer_deletion(now, id, Ok(Deleted::Everywhere));
+        }
     }
 
     /// Returns the next answer to a deletion: [`StoreFault::NoQueue`] if there is no queue of that name.
@@ -123,7 +136,7 @@ impl<S: Store<Connections>> Core<S> {
         let Some(Changing { name, queue, waiters, .. }) = self.changes.end(id) else { return };
         match result {
             Ok(incarnation) => self.forget_everywhere(now, id, queue, incarnation),
-            Err(fault) => self.deletions.answer(id, Err(fault)),
+            Err(fault) => self.answer_deletion(now, id, Err(fault)),
         }
         self.resume(now, &name, waiters);
     }
@@ -132,7 +145,7 @@ impl<S: Store<Connections>> Core<S> {
         self.tell_gone(queue, incarnation, Some(self.shard));
         let missing: Vec<u16> = self.others().collect();
         if missing.is_empty() {
-            return self.deletions.answer(id, Ok(Deleted::Everywhere));
+            return self.answer_deletion(now, id, Ok(Deleted::Everywhere));
         }
         let due = now.mono + FORGET;
         self.deletions.forgetting.push(Forgetting { id, queue, missing, due });

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::{Connections, Core, ManageId};
+use super::{Connections, Core, ManageToken};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Managed};
@@ -13,8 +13,8 @@ use crate::store::{Request, Store};
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     next: u64,
-    under_way: HashSet<ManageId>,
-    answers: VecDeque<(ManageId, Result<Managed, StoreFault>)>,
+    under_way: HashSet<ManageToken>,
+    answers: VecDeque<(ManageToken, Result<Managed, StoreFault>)>,
 }
 
 impl Desk {
@@ -26,20 +26,20 @@ impl Desk {
 
 impl<S: Store<Connections>> Core<S> {
     /// Passes on a request about messages of a partition of this shard. [`Self::poll_managed`] returns the answer.
-    pub fn manage(&mut self, now: Now, partition: PartitionKey, what: Manage) -> ManageId {
+    pub fn manage(&mut self, now: Now, partition: PartitionKey, what: Manage) -> ManageToken {
         self.desk.next += 1;
-        let token = ManageId(self.desk.next);
+        let token = ManageToken::Operator(self.desk.next);
         self.desk.under_way.insert(token);
         self.submit(now, Request::Manage { token, partition, what });
         token
     }
 
     /// Returns the next answer to [`Self::manage`].
-    pub fn poll_managed(&mut self) -> Option<(ManageId, Result<Managed, StoreFault>)> {
+    pub fn poll_managed(&mut self) -> Option<(ManageToken, Result<Managed, StoreFault>)> {
         self.desk.answers.pop_front()
     }
 
-    pub(super) fn handle_managed(&mut self, token: ManageId, result: Result<Managed, StoreFault>) {
+    pub(super) fn handle_managed(&mut self, token: ManageToken, result: Result<Managed, StoreFault>) {
         if self.desk.under_way.remove(&token) {
             self.desk.answers.push_back((token, result));
         }

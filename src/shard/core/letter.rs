@@ -6,7 +6,7 @@ use crate::base::error::Fault;
 use crate::base::names::FullName;
 use crate::base::queue::{QueueId, QueueInfo};
 use crate::base::units::{Partition, Sequence};
-use crate::operation::OperationId;
+use crate::operation::{Answer, OperationId, Order};
 use crate::store::{Asker, Completion, Request, Stream};
 
 /// The connections of all shards, as a store's clients. The store returns each request's token with the
@@ -22,7 +22,7 @@ impl Asker for Connections {
     type Change = ChangeId;
     type Claim = ClaimToken;
     type Settle = SettleToken;
-    type Manage = ManageId;
+    type Manage = ManageToken;
 
     fn is_errand(append: &AppendToken) -> bool {
         append.by.as_errand().is_some()
@@ -30,7 +30,7 @@ impl Asker for Connections {
 }
 
 /// The address of an operation: where an answer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Asking {
     /// The shard that serves the connection.
     pub shard: u16,
@@ -97,13 +97,28 @@ pub struct SettleToken {
     pub asked_ns: u64,
 }
 
-/// The token of a deletion, an alteration, or another wish: a number that the queue's home has chosen.
+/// The token of a deletion, an alteration, or another wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ChangeId(pub(super) u64);
+pub struct ChangeId {
+    /// A number that the queue's home has chosen.
+    pub(super) number: u64,
+    /// The operation that asks. `None` for the operator.
+    pub(super) by: Option<Asking>,
+}
 
-/// The token of a request about messages of this shard: a number that the shard has chosen.
+/// The token of a request about messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ManageId(pub(super) u64);
+pub enum ManageToken {
+    /// The operator asks: a number that the partition's owner has chosen.
+    Operator(u64),
+    /// An operation asks.
+    Operation {
+        /// The operation.
+        by: Asking,
+        /// The partition, in the operation's queue.
+        partition: Partition,
+    },
+}
 
 impl Asking {
     /// Returns the stream of the operation's appends.
@@ -125,6 +140,20 @@ impl Asking {
 /// A letter from one shard to another.
 #[derive(Debug)]
 pub enum Letter {
+    /// Asks a shard for what its part of an order is.
+    Order {
+        /// The operation that gets the answer.
+        by: Asking,
+        /// What is ordered.
+        order: Order,
+    },
+    /// The answer to `Order`.
+    Ordered {
+        /// The operation that gets the answer.
+        by: Asking,
+        /// The answer.
+        answer: Answer,
+    },
     /// Asks a queue's home to open the queue, or to create it.
     Open {
         /// The operation that gets the answer.

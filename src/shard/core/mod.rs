@@ -20,7 +20,8 @@
 //! | `queues` | opens, creates and forgets queues; `catalogue` remembers them |
 //! | `changes` | what the home's store changes, one request of a queue at a time |
 //! | `deletions` | deletes queues |
-//! | `alterations` | describes, creates and alters queues for the operator; `wishes`: what is asked and answered |
+//! | `alterations` | describes, creates and alters queues; `wishes` that were checked |
+//! | `orders` | what operations ask of whole queues |
 //! | `desk` | the operator's requests about messages |
 //! | `courier` | moves messages between queues for the store |
 //! | `letter` | the letters between shards |
@@ -49,6 +50,7 @@ mod entry;
 mod grants;
 mod letter;
 mod liveness;
+mod orders;
 mod output;
 mod pass;
 mod peer;
@@ -71,7 +73,7 @@ pub use authentication::AuthCounters;
 pub use connection::{Connection, Env};
 pub use deletions::{Deleted, FORGET};
 pub use letter::{
-    AppendToken, Asking, ChangeId, ClaimToken, Connections, Letter, ManageId, OpenToken, PartitionToken,
+    AppendToken, Asking, ChangeId, ClaimToken, Connections, Letter, ManageToken, OpenToken, PartitionToken,
     SettleToken,
 };
 pub use peer::{Peer, ProxyFrom};
@@ -80,7 +82,6 @@ pub use roster::{ConnectionState, Position, ROSTER_SLOTS, Roster};
 pub use settings::Settings;
 pub use slab::{ConnectionId, Slab};
 pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS, TRAFFIC_QUEUES, Traffic};
-pub use wishes::{AlterFault, Alteration, Created, Described, Granted, Wish};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -354,6 +355,8 @@ impl<S: Store<Connections>> Core<S> {
         match letter {
             Letter::Open { by, name, may_create } => self.open(now, by, name, may_create),
             Letter::Opened { by, name, result } => self.handle_opened(now, by, name, result),
+            Letter::Order { by, order } => self.take_order(now, by, order),
+            Letter::Ordered { by, answer } => self.deliver(now, by, answer),
             Letter::Request(request) => {
                 if let Request::Append { token, .. } = &request {
                     self.record_hop(Stage::Hop, now, token);
@@ -374,7 +377,7 @@ impl<S: Store<Connections>> Core<S> {
                     self.outboxes[usize::from(home)].push(Letter::Forgotten { shard, queue });
                 }
             }
-            Letter::Forgotten { shard, queue } => self.deletions.handle_forgotten(shard, queue),
+            Letter::Forgotten { shard, queue } => self.handle_forgotten(now, shard, queue),
             Letter::Grown { queue, partitions } => self.grow(now, queue, partitions),
             Letter::Adopted => self.handle_adopted(),
             Letter::Certain => self.handle_certain(),
@@ -585,6 +588,7 @@ impl<S: Store<Connections>> Core<S> {
             commands: &mut self.commands,
             counters: &mut self.counters,
             regulator: &mut self.regulator,
+            tenants: &self.tenants,
             refused_headers: &mut self.refused_headers,
         };
         Some((connection, env))

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::changes::Waiter;
 use super::wishes::Checked;
-use super::{Asking, ChangeId, Connections, Core, Created, Letter, OpenToken};
+use super::{Asking, ChangeId, Connections, Core, Letter, OpenToken};
 use crate::access::{Permit, Use};
 use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault, StoreFault};
@@ -13,6 +13,7 @@ use crate::base::names::{FullName, Project, queue_hash};
 use crate::base::planted;
 use crate::base::queue::{QueueId, QueueInfo, home};
 use crate::base::units::Partition;
+use crate::base::wish::Created;
 use crate::operation::Answer;
 use crate::store::{Completion, Life, NewQueue, Request, Store};
 
@@ -266,10 +267,10 @@ impl<S: Store<Connections>> Core<S> {
                 self.record(now.mono, id, name.clone(), life, permit);
                 match (self.catalogue.describe(&name), what) {
                     (Some(queue), Checked::Create(_)) => {
-                        self.answer_wish(wish, Ok(Created { is_new, queue }))
+                        self.answer_wish(now, wish, Ok(Created { is_new, queue }))
                     }
                     (Some(queue), what) => self.grant_of(now, wish, name.clone(), queue, what),
-                    (None, _) => self.answer_wish(wish, Err(StoreFault::NoQueue.into())),
+                    (None, _) => self.answer_wish(now, wish, Err(StoreFault::NoQueue.into())),
                 }
             }
             (Err(StoreFault::NoQueue), Checked::Create(new)) if !is_new => {
@@ -278,13 +279,13 @@ impl<S: Store<Connections>> Core<S> {
                         let by = Opener::Wish(wish, Checked::Create(new.clone()));
                         return self.begin_opening(now, name, by, creation, Some(new), waiters);
                     }
-                    Creation::Refused(fault) => self.answer_wish(wish, Err(fault.into())),
+                    Creation::Refused(fault) => self.answer_wish(now, wish, Err(fault.into())),
                     Creation::Off | Creation::Forbidden => {
-                        self.answer_wish(wish, Err(StoreFault::NoQueue.into()));
+                        self.answer_wish(now, wish, Err(StoreFault::NoQueue.into()));
                     }
                 }
             }
-            (Err(fault), _) => self.answer_wish(wish, Err(fault.into())),
+            (Err(fault), _) => self.answer_wish(now, wish, Err(fault.into())),
         }
         self.resume(now, &name, waiters);
     }

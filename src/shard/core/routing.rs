@@ -1,7 +1,8 @@
 //! Routes commands to the stores that own their partitions, and the stores' completions back.
 
 use super::{
-    AppendToken, Asking, ClaimToken, ConnectionId, Connections, Core, Letter, PartitionToken, SettleToken,
+    AppendToken, Asking, ClaimToken, ConnectionId, Connections, Core, Letter, ManageToken, PartitionToken,
+    SettleToken,
 };
 use crate::base::clock::Now;
 use crate::base::error::{Fault, NO_CLAIMS, StoreFault};
@@ -35,6 +36,7 @@ impl<S: Store<Connections>> Core<S> {
                 }
                 return self.open(now, by(operation), name, may_create);
             }
+            Command::Order { operation, order } => return self.order(now, by(operation), order),
             Command::Renew { operation, token } => return self.renew(now, connection, operation, token),
             Command::Report { project, queue, fault } => {
                 self.log_forbidden(now, connection, &project, queue.as_ref(), &fault);
@@ -59,13 +61,13 @@ impl<S: Store<Connections>> Core<S> {
                 let token = of(operation, target);
                 (target, Request::Resolve { token, partition: target.partition, position })
             }
-            Command::Fetch { operation, target, from, exclude, view, wait } => {
+            Command::Fetch { operation, target, from, bytes_max, exclude, view, wait } => {
                 let token = of(operation, target);
                 let fetch = Request::Fetch {
                     token,
                     partition: target.partition,
                     from,
-                    bytes_max: self.settings.operation.fetch_bytes,
+                    bytes_max,
                     exclude,
                     view,
                     wait,
@@ -88,6 +90,11 @@ impl<S: Store<Connections>> Core<S> {
                 let partition = target.partition;
                 let token = SettleToken { by, partition: partition.partition, sequence, asked_ns };
                 (target, Request::Settle { token, partition, settlements })
+            }
+            Command::Manage { operation, target, what } => {
+                let partition = target.partition;
+                let token = ManageToken::Operation { by: by(operation), partition: partition.partition };
+                (target, Request::Manage { token, partition, what })
             }
             Command::Leave { operation, target, leaving } => {
                 let worker = by(operation).worker();
@@ -142,9 +149,10 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Opened { .. }
             | Completion::Deleted { .. }
             | Completion::Altered { .. }
-            | Completion::Managed { .. } => {
+            | Completion::Managed { token: ManageToken::Operator(_), .. } => {
                 return self.handle_changed(now, completion);
             }
+            Completion::Managed { token: ManageToken::Operation { by, .. }, .. } => by.shard,
             Completion::Appended { token, result } => {
                 if result.is_ok() {
                     self.latency.record(Stage::Commit, now.since_ns(token.stage_ns), token.messages);
@@ -207,15 +215,23 @@ impl<S: Store<Connections>> Core<S> {
                 let SettleToken { by, partition, sequence, .. } = token;
                 (by, Answer::Settled { sequence, partition, result })
             }
+            Completion::Managed { token: ManageToken::Operation { by, partition }, result } => {
+                (by, Answer::Managed { partition, result })
+            }
             // These end at the shard whose store has made them.
             Completion::Opened { .. }
             | Completion::Deleted { .. }
             | Completion::Altered { .. }
-            | Completion::Managed { .. } => return,
+            | Completion::Managed { token: ManageToken::Operator(_), .. } => return,
         };
         if let Some(id) = by.as_errand() {
             return self.handle_errand(now, id, answer);
         }
+        self.deliver(now, by, answer);
+    }
+
+    /// Delivers an answer to the operation of this shard that has asked.
+    pub(super) fn deliver(&mut self, now: Now, by: Asking, answer: Answer) {
         self.with_dirty(now, by.connection, |connection, env| {
             connection.with_front(env, |front, cx| front.answer(by.operation, answer, cx));
         });

@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use super::leases::expires;
 use super::ledger::Ledger;
 use super::record::{Given, Passed};
 use crate::base::batch::{Fetched, StoredBatch};
-use crate::base::claim::Granted;
+use crate::base::claim::{Granted, Terms};
 use crate::base::clock::Now;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::units::Offset;
@@ -231,7 +232,7 @@ impl Ahead {
                 (offset, record) if offset == begins && begins > stored.base_offset => record,
                 _ => stored.batch.position_of(begins.since(stored.base_offset) as u32),
             };
-            let (ends, record) = choice.take(stored, begins..stored.end_offset(), record, 1, room);
+            let (ends, record) = choice.take(stored, begins..stored.end_offset(), record, (1, None), room);
             self.place = (ends, record);
             self.messages -= choice.messages - before;
             at = ends;
@@ -245,6 +246,11 @@ impl Ahead {
 }
 
 impl Choice {
+    /// Returns the number of messages.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
     /// Takes messages of a batch as far as there is room. The first one's record is at `record`. Returns where the rest
     /// begins: its offset and the position of its record.
     fn take(
@@ -252,7 +258,7 @@ impl Choice {
         stored: &StoredBatch,
         offsets: Range<Offset>,
         record: usize,
-        count: u32,
+        (count, expires): (u32, Option<UnixMillis>),
         room: Room,
     ) -> (Offset, usize) {
         let Range { start, end } = offsets;
@@ -276,7 +282,8 @@ impl Choice {
             }
         }
         if until > start {
-            self.runs.push(Granted { stored: stored.clone(), offsets: start..until, record, count });
+            let (stored, offsets) = (stored.clone(), start..until);
+            self.runs.push(Granted { stored, offsets, record, count, expires });
         }
         (until, position)
     }
@@ -322,7 +329,8 @@ impl Choice {
                     continue;
                 }
                 let record = stored.batch.position_of(at.since(stored.base_offset) as u32);
-                (at, _) = self.take(stored, at..end, record, piece.count.saturating_add(1), room);
+                let given = (piece.count.saturating_add(1), expires(now, stored, piece));
+                (at, _) = self.take(stored, at..end, record, given, room);
                 if at < end {
                     return (gone, kept);
                 }
@@ -352,6 +360,17 @@ impl Choice {
             }
         }
         pieces
+    }
+
+    /// Notes until when a lease makes the messages live.
+    pub(super) fn prolong(&mut self, now: Now, terms: &Terms) {
+        let until = now.unix + Millis::from_secs(terms.ttl_secs) + Millis::from_secs(terms.grace_secs);
+        for run in &mut self.runs {
+            let lives = run.expires.unwrap_or_else(|| run.stored.expiry());
+            if until > lives {
+                run.expires = Some(until);
+            }
+        }
     }
 
     /// Returns whether nothing was chosen.

@@ -10,7 +10,7 @@ use super::notes::Answer;
 use super::out::Out;
 use super::pieces::{Phase, Piece};
 use super::record::{Passed, Record};
-use crate::base::claim::Granted;
+use crate::base::claim::{Granted, Terms};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Managed, Only, Removed};
@@ -61,6 +61,11 @@ impl<T: Asker> Keeper<T> {
                 Ok(moving) => self.notes.answer(Answer::Managed { token, answer: Managed::Redriven(moving) }),
                 Err(fault) => out.completions.push_back(Completion::Managed { token, result: Err(fault) }),
             },
+            Manage::Claim(client, lease) => self.look_at(now, token, client, lease, out),
+            Manage::Renew { client, lease, ttl_secs, grace_secs } => {
+                self.renew(now, token, lease, &Terms { client, ttl_secs, grace_secs }, out);
+            }
+            Manage::Release(client, lease) => self.release(now, token, client, lease, out),
         }
     }
 

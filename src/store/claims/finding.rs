@@ -1,8 +1,9 @@
 //! Looks for messages by their offsets.
 
-use super::finds::Find;
+use super::finds::{Find, Look};
 use super::inner::Purpose;
 use super::keeper::{Keeper, fetch};
+use super::leases::expires;
 use super::out::Out;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
@@ -20,7 +21,7 @@ const NEAR: u64 = 1_000;
 impl<T: Asker> Keeper<T> {
     /// Begins to look for messages.
     pub(super) fn find(&mut self, now: Now, token: T::Manage, offsets: Vec<Offset>, out: &mut Out<T>) {
-        let find = self.finds.make(token, offsets);
+        let find = self.finds.make(token, Look::Messages, offsets);
         self.go_on(now, find, out);
     }
 
@@ -55,9 +56,12 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Reads the next messages, or answers.
-    fn go_on(&mut self, now: Now, mut find: Find<T>, out: &mut Out<T>) {
+    pub(super) fn go_on(&mut self, now: Now, mut find: Find<T>, out: &mut Out<T>) {
         while find.wanted.pop_front_if(|offset| self.is_deleted(*offset)).is_some() {}
         let Some(from) = find.wanted.front().copied() else {
+            if let Look::Claim(client, lease) = find.what {
+                return self.tell_claim(now, find.token, (client, lease), find.found, out);
+            }
             let found = find.found.into_iter().filter_map(|(stored, offset)| self.found(now, stored, offset));
             let result = Ok(Managed::Found(found.collect()));
             return out.completions.push_back(Completion::Managed { token: find.token, result });
@@ -87,6 +91,10 @@ impl<T: Asker> Keeper<T> {
         let claim = of.as_ref().and_then(|(offsets, piece)| self.ledger.claim_of(offsets.clone(), piece));
         let claim = claim.filter(|claim| claim.ends > now.mono);
         let record = stored.batch.position_of(offset.since(stored.base_offset) as u32);
-        Some(Found { stored, offset, record, count: of.map_or(0, |(_, piece)| piece.count), claim })
+        let (count, expires) = match of {
+            Some((_, piece)) => (piece.count, expires(now, &stored, piece)),
+            None => (0, None),
+        };
+        Some(Found { stored, offset, record, count, claim, expires })
     }
 }

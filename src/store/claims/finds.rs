@@ -4,15 +4,27 @@ use std::collections::VecDeque;
 
 use super::out::Out;
 use crate::base::batch::StoredBatch;
+use crate::base::claim::LeaseId;
 use crate::base::error::StoreFault;
+use crate::base::names::ClientId;
 use crate::base::units::Offset;
 use crate::store::{Asker, Completion};
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Messages.
+    Messages,
+    /// The messages of this lease.
+    Claim(ClientId, LeaseId),
+}
 
 /// A request for messages.
 #[derive(Debug)]
 pub(super) struct Find<T: Asker> {
     pub number: u64,
     pub token: T::Manage,
+    pub what: Look,
     /// What is still looked for, ascending.
     pub wanted: VecDeque<Offset>,
     pub found: Vec<(StoredBatch, Offset)>,
@@ -37,9 +49,9 @@ impl<T: Asker> Finds<T> {
     }
 
     /// Makes a request, which is not open yet.
-    pub(super) fn make(&mut self, token: T::Manage, offsets: Vec<Offset>) -> Find<T> {
+    pub(super) fn make(&mut self, token: T::Manage, what: Look, offsets: Vec<Offset>) -> Find<T> {
         self.numbers += 1;
-        Find { number: self.numbers, token, wanted: offsets.into(), found: Vec::new() }
+        Find { number: self.numbers, token, what, wanted: offsets.into(), found: Vec::new() }
     }
 
     /// Opens a request until its messages are read.

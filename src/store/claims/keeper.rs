@@ -21,7 +21,7 @@ use super::out::Out;
 use super::record::{self, Record};
 use super::stats::StatsAsked;
 use crate::base::batch::Fetched;
-use crate::base::claim::{Grant, Leaving, Lost, Settle, Settlement, Terms, View, Worker};
+use crate::base::claim::{Grant, Settle, Terms, View, Worker};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::Managed;
@@ -49,7 +49,7 @@ pub(super) enum By<T: Asker> {
 
 impl<T: Asker> By<T> {
     /// Returns the completion without messages.
-    fn without(self, result: Result<(), StoreFault>) -> Completion<T> {
+    pub(super) fn without(self, result: Result<(), StoreFault>) -> Completion<T> {
         match self {
             Self::Claim { token, .. } => Completion::Claimed { token, result: result.map(|()| None) },
             Self::Pop { token } => {
@@ -70,10 +70,6 @@ enum Stage {
     },
     Ready,
 }
-
-/// The most ranges of lost messages in an answer. A worker that settles what it was given stays below: it holds at most
-/// `claim_window` messages, and every second one of them is lost.
-const LOST_MAX: usize = 32_768;
 
 /// The beginning of a recall.
 const RECALL: Stage = Stage::Recalling { from: Offset::ZERO, is_asked: false, is_failing: false };
@@ -107,7 +103,7 @@ pub(super) struct Keeper<T: Asker> {
     parked: Vec<Request<T>>,
     /// Claims and pops that wait for messages to be read, in order.
     pub(super) asks: VecDeque<Ask<T>>,
-    line: Line<T::Claim>,
+    pub(super) line: Line<T::Claim>,
     /// Whether the ledgers of the shard hold so much that nothing new is given out.
     pub(super) is_crowded: bool,
     /// The ledger before a recall, until the recall ends.
@@ -245,65 +241,8 @@ impl<T: Asker> Keeper<T> {
         if self.is_ready() { std::mem::take(&mut self.parked) } else { Vec::new() }
     }
 
-    fn settle(&mut self, now: Now, token: T::Settle, settlements: &[Settlement], out: &mut Out<T>) {
-        out.counters.expired += self.ledger.expire(now.mono);
-        let (mut all_lost, mut told) = (Vec::new(), 0);
-        for (settlement, settling) in settlements.iter().enumerate() {
-            if settlements[..settlement].ends_with(std::slice::from_ref(settling)) {
-                // The same again settles nothing more.
-                continue;
-            }
-            let (records, mut offsets) = self.ledger.settle(now, settling);
-            offsets.truncate(LOST_MAX - told);
-            told += offsets.len();
-            for record in records {
-                match &record {
-                    Record::Settle { what: Settle::Reject, offsets, .. }
-                        if self.move_rejected(now, offsets, out) =>
-                    {
-                        out.counters.rejected += messages(offsets);
-                    }
-                    _ => self.apply(now, record, &mut out.counters),
-                }
-            }
-            if !offsets.is_empty() {
-                out.counters.lost += messages(&offsets);
-                all_lost.push(Lost { settlement, offsets });
-            }
-        }
-        self.notes.answer(Answer::Settled { token, lost: all_lost });
-    }
-
-    fn leave(&mut self, now: Now, worker: Worker, leaving: Leaving, out: &mut Out<T>) {
-        if let Some(watcher) = self.line.remove(worker) {
-            out.completions.push_back(Completion::Watched { token: watcher.token, result: Ok(()) });
-        }
-        let is_its = |ask: &Ask<T>| matches!(ask.by, By::Claim { worker: of, .. } if of == worker);
-        let asks = std::mem::take(&mut self.asks).into_iter();
-        let (its, others): (VecDeque<_>, VecDeque<_>) = asks.partition(is_its);
-        self.asks = others;
-        out.completions.extend(its.into_iter().map(|ask| ask.by.without(Ok(()))));
-        if leaving == Leaving::Pause {
-            return;
-        }
-        let mut records = Vec::new();
-        for lease in self.notes.withdraw(worker) {
-            // Nobody has seen these messages.
-            records.extend(self.ledger.settle_lease(now, lease, Settle::Return));
-        }
-        records.drain(..).for_each(|record| self.apply(now, record, &mut out.counters));
-        if let Leaving::Settle(what) = leaving {
-            records = self.ledger.settle_all_of(now, worker, what);
-            records.drain(..).for_each(|record| self.apply(now, record, &mut out.counters));
-        }
-        self.ledger.dismiss(worker);
-        if !self.is_wanted() {
-            self.stop_reading_ahead(out);
-        }
-    }
-
     /// Releases what was read ahead, because nobody claims any more.
-    fn stop_reading_ahead(&mut self, out: &mut Out<T>) {
+    pub(super) fn stop_reading_ahead(&mut self, out: &mut Out<T>) {
         if !self.cancel_ahead(out) && !self.ahead.is_reading() {
             self.ahead = Ahead::new(self.ledger.next());
         }
@@ -343,8 +282,13 @@ impl<T: Asker> Keeper<T> {
             | Record::Stay { .. }
             | Record::Snapshot(_) => {}
         }
-        self.ledger.apply(now, &record);
-        self.notes.add(&record);
+        self.note(now, &record);
+    }
+
+    /// Applies a decision, and adds it to the note of this turn.
+    pub(super) fn note(&mut self, now: Now, record: &Record) {
+        self.ledger.apply(now, record);
+        self.notes.add(record);
     }
 
     /// Does everything that can be done now: recalls, answers claims, tells those that wait, and sends the note of
@@ -396,13 +340,14 @@ impl<T: Asker> Keeper<T> {
         token: T::Claim,
         worker: Worker,
         terms: &Terms,
-        choice: Choice,
+        mut choice: Choice,
         counters: &mut ClaimCounters,
     ) {
         let record = self.ledger.grant(now, terms, choice.pieces());
         let Record::Grant { lease, .. } = record else { return };
         self.apply(now, record, counters);
         self.ledger.assign(lease, worker);
+        choice.prolong(now, terms);
         let ends = now.mono + Millis::from_secs(terms.ttl_secs);
         let grant = Grant { lease, ends, runs: choice.runs };
         self.notes.answer(Answer::Claimed { token, worker, grant: Some(grant) });
@@ -471,6 +416,9 @@ impl<T: Asker> Keeper<T> {
                 self.apply(now, Record::Gone { offsets: gone }, &mut out.counters);
             }
             if !choice.is_empty() {
+                if choice.messages() == self.ledger.pieces().free_messages() {
+                    self.choose_new(now, room, is_pop, &mut choice, out);
+                }
                 return Some(choice);
             }
             if is_stuck && self.ledger.pieces().first_free() == Some(first) {
@@ -483,21 +431,36 @@ impl<T: Asker> Keeper<T> {
         }
         self.again = Again::No;
         let mut choice = Choice::default();
-        // A pop leaves nothing unsettled.
-        if self.is_full() && !is_pop {
+        if !self.choose_new(now, room, is_pop, &mut choice, out) {
             return Some(choice);
-        }
-        let delays_max = PIECES_MAX.saturating_sub(self.ledger.pieces().len());
-        let next = self.ledger.next();
-        let pieces = self.ahead.choose(now, next, room, delays_max, &mut choice);
-        if !pieces.is_empty() {
-            self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
         }
         if !choice.is_empty() || self.ahead.is_exhausted() {
             return Some(choice);
         }
         self.read_ahead(out);
         if self.ahead.is_reading() { None } else { Some(choice) }
+    }
+
+    /// Adds messages that were never given out, as far as they are read. Returns false if no more may be unsettled.
+    fn choose_new(
+        &mut self,
+        now: Now,
+        room: Room,
+        is_pop: bool,
+        choice: &mut Choice,
+        out: &mut Out<T>,
+    ) -> bool {
+        // A pop leaves nothing unsettled.
+        if self.is_full() && !is_pop {
+            return false;
+        }
+        let delays_max = PIECES_MAX.saturating_sub(self.ledger.pieces().len());
+        let next = self.ledger.next();
+        let pieces = self.ahead.choose(now, next, room, delays_max, choice);
+        if !pieces.is_empty() {
+            self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
+        }
+        true
     }
 
     fn read_again(&mut self, first: Offset, out: &mut Out<T>) {
@@ -524,7 +487,7 @@ impl<T: Asker> Keeper<T> {
     }
 
     /// Returns whether somebody wants messages.
-    fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         !self.asks.is_empty() || self.line.len() > 0
     }
 

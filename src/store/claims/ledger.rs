@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::pieces::{Phase, Piece, Pieces};
-use super::record::{Aim, Given, Move, Passed, Record, Snapshot, WrittenPhase, WrittenPiece};
+use super::record::{Aim, Given, Move, Passed, Record, Snapshot, WrittenLease, WrittenPhase, WrittenPiece};
 use crate::base::claim::{Claimed, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
 use crate::base::hidden::Hidden;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
-use crate::store::stock::{Minute, Portion};
+use crate::store::stock::{Minute, Portion, part_of};
 
 /// The most pieces of a partition. Beyond, nothing new is given out. A piece takes some 100 bytes with its indexes.
 pub const PIECES_MAX: usize = 65_536;
@@ -36,6 +36,8 @@ struct Lease {
     client: ClientId,
     /// The operation that claimed; `None` after it has left, or after a restart.
     worker: Option<Worker>,
+    /// How long it lasts from when it was made or last renewed; 0 if that is unknown.
+    ttl_secs: u32,
     grace_secs: u32,
     /// The number of messages whose last lease this is.
     unsettled: u64,
@@ -59,6 +61,18 @@ pub(super) struct Ledger {
     moves: BTreeMap<u64, Moving>,
     /// The last number of a move.
     moves_made: u64,
+}
+
+/// A lease that holds messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Live {
+    /// How long it lasts from when it was made or last renewed; 0 if that is unknown.
+    pub ttl_secs: u32,
+    pub worker: Option<Worker>,
+    /// The latest end of its messages.
+    pub ends: Millis,
+    /// The messages that it holds, ascending.
+    pub pieces: Vec<(Range<Offset>, Piece)>,
 }
 
 /// A move that is not done.
@@ -112,16 +126,52 @@ impl Ledger {
         }
     }
 
+    /// Returns a lease of a client, if it holds messages.
+    pub(super) fn live(&self, client: ClientId, id: LeaseId) -> Option<Live> {
+        let lease = self.leases.get(&id).filter(|lease| lease.client == client)?;
+        let (mut ends, mut pieces) = (Millis::ZERO, Vec::new());
+        for range in &lease.offsets {
+            for (part, piece) in self.pieces.overlapping(range.clone()) {
+                if let Phase::Held(until) = piece.phase
+                    && piece.lease == id
+                {
+                    ends = ends.max(until);
+                    pieces.push((part, *piece));
+                }
+            }
+        }
+        let Lease { ttl_secs, worker, .. } = *lease;
+        (!pieces.is_empty()).then_some(Live { ttl_secs, worker, ends, pieces })
+    }
+
+    /// Returns the record that gives the messages of a lease other terms from now on: the same lease is made again.
+    pub(super) fn renewal(&self, now: Now, lease: LeaseId, live: &Live, terms: &Terms) -> Record {
+        let given = live.pieces.iter().map(|(offsets, Piece { count, expires, bytes, length, .. })| {
+            let bytes = part_of(*bytes, offsets.end.since(offsets.start), u64::from(*length));
+            Given { offsets: offsets.clone(), count: *count, expires: *expires, bytes }
+        });
+        Record::Grant {
+            lease,
+            client: terms.client,
+            made: now.unix,
+            ttl_secs: terms.ttl_secs,
+            grace_secs: terms.grace_secs,
+            pieces: given.collect(),
+            next: self.next,
+        }
+    }
+
     /// Returns the claim of a piece, unless it is not claimed.
     pub(super) fn claim_of(&self, offsets: Range<Offset>, piece: &Piece) -> Option<Claimed> {
         let Phase::Held(ends) = piece.phase else { return None };
         let client = self.leases.get(&piece.lease)?.client;
-        Some(Claimed { offsets, lease: piece.lease, client, ends })
+        Some(Claimed { offsets, lease: piece.lease, client, ends, lives_until: piece.lives_until })
     }
 
-    /// Returns whether a piece is in a lease of a client, or was in no other since.
+    /// Returns whether a piece is in a lease of a client, or was until its time was over, and in no other since.
     pub(super) fn is_last(&self, piece: &Piece, client: ClientId, lease: LeaseId) -> bool {
-        piece.lease == lease && self.leases.get(&lease).is_some_and(|lease| lease.client == client)
+        let is_its = piece.lease == lease && !piece.is_released;
+        is_its && self.leases.get(&lease).is_some_and(|lease| lease.client == client)
     }
 
     /// Returns whether nothing was ever noted.
@@ -224,17 +274,22 @@ impl Ledger {
                         expires: *expires,
                         bytes: *bytes,
                         is_over: false,
+                        is_released: false,
                     };
                     self.pieces.insert(offsets.start, piece);
                     self.next = self.next.max(offsets.end);
                 }
                 let offsets = pieces.iter().map(|piece| piece.offsets.clone());
-                // The number of a lease occurs once, unless the notes are forged.
-                let before = self.leases.remove(lease);
-                unsettled += before.as_ref().map_or(0, |before| before.unsettled);
-                let before = before.into_iter().flat_map(|before| before.offsets);
-                let offsets = before.chain(offsets).collect();
-                let of = Lease { client: *client, worker: None, grace_secs: *grace_secs, unsettled, offsets };
+                // Of a lease that is made again, some messages may be released or over.
+                let (worker, offsets) = match self.leases.remove(lease) {
+                    Some(before) => {
+                        unsettled += before.unsettled;
+                        (before.worker, union(before.offsets.into_iter().chain(offsets).collect()))
+                    }
+                    None => (None, offsets.collect()),
+                };
+                let (client, ttl_secs, grace_secs) = (*client, *ttl_secs, *grace_secs);
+                let of = Lease { client, worker, ttl_secs, grace_secs, unsettled, offsets: offsets.into() };
                 if unsettled > 0 {
                     self.leases.insert(*lease, of);
                 }
@@ -330,7 +385,11 @@ impl Ledger {
             self.take(range, |piece| piece.lease == id);
             return;
         }
-        let grace_secs = self.leases.get(&id).map_or(0, |lease| lease.grace_secs);
+        let lease = self.leases.get_mut(&id);
+        let grace_secs = lease.as_ref().map_or(0, |lease| lease.grace_secs);
+        if let (Settle::Renew(ttl), Some(lease)) = (what, lease) {
+            lease.ttl_secs = ttl;
+        }
         for (first, piece) in self.pieces.take(range, |piece| piece.lease == id) {
             let after = |secs| match mono_of(now, at + Millis::from_secs(secs)) {
                 time if secs > 0 => Phase::Later(time.min(now.mono + Millis::from_secs(secs))),
@@ -339,15 +398,19 @@ impl Ledger {
             let piece = match what {
                 Settle::Release(delay) => {
                     let phase = after(delay.unwrap_or_else(|| backoff_secs(piece.count)));
-                    Piece { phase, ..piece }
+                    Piece { phase, is_released: true, ..piece }
                 }
                 Settle::Renew(ttl) => {
                     let ends =
                         mono_of(now, at + Millis::from_secs(ttl)).min(now.mono + Millis::from_secs(ttl));
                     let lives_until = piece.lives_until.max(ends + Millis::from_secs(grace_secs));
-                    Piece { phase: Phase::Held(ends), lives_until, is_over: false, ..piece }
+                    let phase = Phase::Held(ends);
+                    Piece { phase, lives_until, is_over: false, is_released: false, ..piece }
                 }
-                Settle::Return => Piece { phase: Phase::Free, count: piece.count.saturating_sub(1), ..piece },
+                Settle::Return => {
+                    let count = piece.count.saturating_sub(1);
+                    Piece { phase: Phase::Free, count, is_released: true, ..piece }
+                }
                 Settle::Ack | Settle::Reject => piece,
             };
             self.pieces.insert(first, piece);
@@ -414,11 +477,13 @@ impl Ledger {
         Some(offsets)
     }
 
-    /// Takes over from the ledger before a recall what no record says: the operations of leases, and their ends by the
+    /// Takes over from the ledger before a recall what no record says: the operations of leases, and their times by the
     /// monotonic clock.
     pub(super) fn adopt(&mut self, before: &Self) {
         for (id, lease) in &mut self.leases {
-            lease.worker = before.leases.get(id).and_then(|before| before.worker);
+            if let Some(before) = before.leases.get(id) {
+                (lease.worker, lease.ttl_secs) = (before.worker, before.ttl_secs);
+            }
         }
         self.pieces.adopt_times(&before.pieces);
         self.moves_made = self.moves_made.max(before.moves_made);
@@ -480,8 +545,8 @@ impl Ledger {
                     continue;
                 }
                 let Some(lease) = self.leases.get(&piece.lease) else { continue };
-                let client = lease.client;
-                claims.push(Claimed { offsets: part.clone(), lease: piece.lease, client, ends });
+                let (client, lives_until) = (lease.client, piece.lives_until);
+                claims.push(Claimed { offsets: part.clone(), lease: piece.lease, client, ends, lives_until });
             }
             hidden.push(at..part.start);
             at = part.end;
@@ -530,10 +595,14 @@ impl Ledger {
             lives_for: if piece.lives_until == Millis::ZERO { i64::MIN } else { for_ms(piece.lives_until) },
             expires: piece.expires,
             bytes: piece.bytes,
+            is_released: piece.is_released,
         });
-        let mut leases: Vec<_> =
-            self.leases.iter().map(|(id, lease)| (*id, lease.client, lease.grace_secs)).collect();
-        leases.sort_unstable_by_key(|(id, ..)| *id);
+        let written = |(id, of): (&LeaseId, &Lease)| {
+            let Lease { client, ttl_secs, grace_secs, .. } = *of;
+            WrittenLease { lease: *id, client, ttl_secs, grace_secs }
+        };
+        let mut leases: Vec<_> = self.leases.iter().map(written).collect();
+        leases.sort_unstable_by_key(|written| written.lease);
         let moves =
             self.moves.iter().map(|(number, Moving { of, aim, .. })| (*number, of.clone(), aim.clone()));
         let (at, next, sequence) = (now.unix, self.next, self.sequence);
@@ -581,15 +650,15 @@ impl Ledger {
                 expires: written.expires,
                 bytes: written.bytes,
                 is_over: false,
+                is_released: written.is_released,
             };
             ledger.pieces.insert(written.offsets.start, piece);
         }
-        for (id, client, grace_secs) in leases {
-            let Some(offsets) = offsets.remove(id) else { continue };
+        for WrittenLease { lease, client, ttl_secs, grace_secs } in leases.iter().copied() {
+            let Some(offsets) = offsets.remove(&lease) else { continue };
             let unsettled = offsets.iter().map(|range| range.end.since(range.start)).sum();
-            let (client, worker, grace_secs) = (*client, None, *grace_secs);
-            let offsets = offsets.into();
-            ledger.leases.insert(*id, Lease { client, worker, grace_secs, unsettled, offsets });
+            let (worker, offsets) = (None, offsets.into());
+            ledger.leases.insert(lease, Lease { client, worker, ttl_secs, grace_secs, unsettled, offsets });
         }
         ledger.moves.retain(|_, moving| moving.left > 0);
         ledger
@@ -625,6 +694,7 @@ fn new_piece(length: u32) -> Piece {
         expires: Minute::UNKNOWN,
         bytes: 0,
         is_over: false,
+        is_released: false,
     }
 }
 
@@ -651,6 +721,19 @@ fn common(one: &[Range<Offset>], other: &[Range<Offset>]) -> Vec<Range<Offset>> 
         shorter.next();
         if !both.is_empty() {
             all.push(both);
+        }
+    }
+    all
+}
+
+/// Returns what lies in any of these ranges, as ascending ranges without overlap.
+fn union(mut ranges: Vec<Range<Offset>>) -> Vec<Range<Offset>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut all: Vec<Range<Offset>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match all.last_mut() {
+            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+            _ => all.push(range),
         }
     }
     all

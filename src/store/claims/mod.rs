@@ -12,6 +12,7 @@
 //! | `pieces` | stretches of unsettled messages, by offset and by time |
 //! | `record` | a change of a ledger, and its bytes |
 //! | `notes` | the records on their way to the store, the answers that wait for them, snapshots |
+//! | `leases` | the requests about leases that were made |
 //! | `ahead` | messages that are read ahead, and the choice of those that a claim gets |
 //! | `line` | the workers that wait for messages |
 //! | `counting`, `stats` | what a partition holds, and the requests for it |
@@ -35,6 +36,7 @@ mod finding;
 mod finds;
 mod inner;
 mod keeper;
+mod leases;
 mod ledger;
 mod letter;
 mod limits;
@@ -166,16 +168,18 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         self.learn();
         if !self.keepers.contains_key(&partition) {
             // Nothing was given out, or the queue was deleted.
-            match request {
+            match &request {
                 Request::Leave { .. } => return,
                 Request::Settle { token, .. } => {
-                    let result = Ok(Vec::new());
+                    let (token, result) = (*token, Ok(Vec::new()));
                     return self.out.completions.push_back(Completion::Settled { token, result });
                 }
-                Request::Manage { token, what: Manage::Stats, .. } => {
-                    let holding = self.inner.holding(partition, Offset::ZERO, now.unix).unwrap_or_default();
-                    let result = Ok(Managed::Stats(stats_of(&holding)));
-                    return self.out.completions.push_back(Completion::Managed { token, result });
+                Request::Manage { token, what, .. } => {
+                    if let Some(managed) = self.without_ledger(now, partition, what) {
+                        let (token, result) = (*token, Ok(managed));
+                        return self.out.completions.push_back(Completion::Managed { token, result });
+                    }
+                    self.add_keeper(partition, false);
                 }
                 _ => self.add_keeper(partition, false),
             }
@@ -190,6 +194,24 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             request => {
                 self.with_keeper(partition, |keeper, out| keeper.handle(now, request, out));
             }
+        }
+    }
+
+    /// Returns the answer of a partition without a ledger. `None` if the request needs one.
+    fn without_ledger(&mut self, now: Now, partition: PartitionKey, what: &Manage) -> Option<Managed> {
+        match what {
+            Manage::Stats => {
+                let holding = self.inner.holding(partition, Offset::ZERO, now.unix).unwrap_or_default();
+                Some(Managed::Stats(stats_of(&holding)))
+            }
+            Manage::Claim(..) => Some(Managed::Claim(None)),
+            Manage::Renew { .. } => Some(Managed::Renewed(false)),
+            Manage::Release(..) => Some(Managed::Released),
+            Manage::Find(_)
+            | Manage::Remove { .. }
+            | Manage::Pop { .. }
+            | Manage::Purge
+            | Manage::Redrive { .. } => None,
         }
     }
 

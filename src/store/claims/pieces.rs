@@ -50,6 +50,8 @@ pub(super) struct Piece {
     pub bytes: u64,
     /// Whether they have expired, as far as is known. Then they do not count, although they may still be stored.
     pub is_over: bool,
+    /// Whether they were released or returned since they were last leased. If not, the time of their lease was over.
+    pub is_released: bool,
 }
 
 /// Counts of messages that have not expired.

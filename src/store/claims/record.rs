@@ -19,7 +19,10 @@
 //! aim       22, number, incarnation, partition, from, queue
 //! stay      23, ranges, then for each: gap, length
 //! snapshot  24, as 20, then moves, then for each: number, why, made, queue, 0 or 1 and an aim
+//! snapshot  25, as 24, and for each lease also: ttl (s), 0 if it is unknown; bit 6 of the phase: released
 //! ```
+//! A grant of a lease that was made before renews its messages with these terms. Snapshots are written as 25.
+//!
 //! Versions before 0.3 wrote 1, 2 and 5, which say neither when messages expire nor how large they are. `expires` is 0 if
 //! that is unknown, or one more than the minute relative to that of the record's time, zigzag-coded.
 //!
@@ -51,6 +54,9 @@ const WAIT_MAX: Millis = Millis::new(1 << 61);
 /// Marks the phase of a piece in a snapshot whose messages were never given out.
 const NO_LIFE: u8 = 1 << 7;
 
+/// Marks the phase of a piece in a snapshot whose messages were released.
+const RELEASED: u8 = 1 << 6;
+
 /// No messages of a piece are larger together.
 const BYTES_MAX: u64 = 1 << 48;
 
@@ -63,7 +69,7 @@ const OFFSETS_END: u64 = 1 << 63;
 /// A change of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    /// Messages are leased.
+    /// Messages are leased, or leased on by the same lease.
     Grant {
         lease: LeaseId,
         client: ClientId,
@@ -164,11 +170,20 @@ pub(super) struct Snapshot {
     pub at: UnixMillis,
     pub next: Offset,
     pub sequence: u64,
-    /// The leases: number, client, grace in seconds.
-    pub leases: Vec<(LeaseId, ClientId, u32)>,
+    pub leases: Vec<WrittenLease>,
     pub pieces: Vec<WrittenPiece>,
     /// The moves: number, what it is, and where it has begun.
     pub moves: Vec<(u64, Move, Option<Aim>)>,
+}
+
+/// A lease in a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WrittenLease {
+    pub lease: LeaseId,
+    pub client: ClientId,
+    /// 0 if it is unknown.
+    pub ttl_secs: u32,
+    pub grace_secs: u32,
 }
 
 /// A piece in a snapshot. Its times are relative to the snapshot's, in milliseconds.
@@ -181,6 +196,7 @@ pub(super) struct WrittenPiece {
     pub lives_for: i64,
     pub expires: Minute,
     pub bytes: u64,
+    pub is_released: bool,
 }
 
 /// The phase of a piece in a snapshot.
@@ -284,12 +300,8 @@ impl Record {
                 note.push(23);
                 write_ranges(offsets, note);
             }
-            Self::Snapshot(snapshot) if snapshot.moves.is_empty() => {
-                note.push(20);
-                snapshot.encode(note);
-            }
             Self::Snapshot(snapshot) => {
-                note.push(24);
+                note.push(25);
                 snapshot.encode(note);
                 encode_varint(snapshot.moves.len() as u64, note);
                 for (number, of, aim) in &snapshot.moves {
@@ -340,9 +352,9 @@ impl Record {
                 Self::Settle { lease, at, what, offsets: read_ranges(note)? }
             }
             4 => Self::Gone { offsets: read_ranges(note)? },
-            kind @ (5 | 20 | 24) => {
-                let mut snapshot = Snapshot::decode(note, kind != 5)?;
-                if kind == 24 {
+            kind @ (5 | 20 | 24 | 25) => {
+                let mut snapshot = Snapshot::decode(note, kind != 5, kind == 25)?;
+                if kind >= 24 {
                     snapshot.moves = read_many(note, |note| {
                         let (number, of) = (varint(note)?, Move::decode(note)?);
                         let aim = if byte(note)? == 1 { Some(Aim::decode(note)?) } else { None };
@@ -414,10 +426,11 @@ impl Snapshot {
         for field in [self.at.get(), self.next.0, self.sequence, self.leases.len() as u64] {
             encode_varint(field, note);
         }
-        for (lease, client, grace) in &self.leases {
+        for WrittenLease { lease, client, ttl_secs, grace_secs } in &self.leases {
             encode_varint(lease.0, note);
             note.extend_from_slice(&client.as_u128().to_le_bytes());
-            encode_varint((*grace).into(), note);
+            encode_varint((*grace_secs).into(), note);
+            encode_varint((*ttl_secs).into(), note);
         }
         encode_varint(self.pieces.len() as u64, note);
         let mut end = Offset::ZERO;
@@ -432,7 +445,8 @@ impl Snapshot {
                 WrittenPhase::Moving(_) => (3, None),
             };
             let has_life = piece.lives_for != i64::MIN;
-            note.push(phase | if has_life { 0 } else { NO_LIFE });
+            let released = if piece.is_released { RELEASED } else { 0 };
+            note.push(phase | released | if has_life { 0 } else { NO_LIFE });
             if let WrittenPhase::Moving(number) = piece.phase {
                 encode_varint(number, note);
             }
@@ -447,16 +461,22 @@ impl Snapshot {
         }
     }
 
-    fn decode(note: &mut &[u8], has_sizes: bool) -> Option<Self> {
+    fn decode(note: &mut &[u8], has_sizes: bool, has_ttls: bool) -> Option<Self> {
         let at = time(note)?;
         let (next, sequence) = (offset(note)?, varint(note)?);
-        let leases = read_many(note, |note| Some((lease(note)?, client(note)?, small(note)?)))?;
+        let leases = read_many(note, |note| {
+            let (lease, client, grace_secs) = (lease(note)?, client(note)?, small(note)?);
+            let ttl_secs = if has_ttls { small(note)? } else { 0 };
+            Some(WrittenLease { lease, client, ttl_secs, grace_secs })
+        })?;
         let mut end = Offset::ZERO;
         let pieces = read_many(note, |note| {
             let offsets = read_range(note, &mut end)?;
             let (count, lease) = (small(note)?, LeaseId(varint(note)?));
             let written = byte(note)?;
-            let phase = match written & !NO_LIFE {
+            let is_released = has_ttls && written & RELEASED != 0;
+            let flags = if has_ttls { NO_LIFE | RELEASED } else { NO_LIFE };
+            let phase = match written & !flags {
                 0 => WrittenPhase::Free,
                 1 => WrittenPhase::HeldFor(signed(note)?),
                 2 => WrittenPhase::FreeIn(signed(note)?),
@@ -465,7 +485,7 @@ impl Snapshot {
             };
             let lives_for = if written & NO_LIFE == 0 { signed(note)? } else { i64::MIN };
             let (expires, bytes) = if has_sizes { size(note, at)? } else { UNKNOWN };
-            Some(WrittenPiece { offsets, count, lease, phase, lives_for, expires, bytes })
+            Some(WrittenPiece { offsets, count, lease, phase, lives_for, expires, bytes, is_released })
         })?;
         (end <= next).then_some(Self { at, next, sequence, leases, pieces, moves: Vec::new() })
     }

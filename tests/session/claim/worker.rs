@@ -278,7 +278,7 @@ impl Worker {
                 _ => {
                     let record = stored.batch.position_of(index as u32);
                     let (stored, offsets) = (stored.clone(), offset..offset + 1);
-                    runs.push(Granted { stored, offsets, record, count: *count });
+                    runs.push(Granted { stored, offsets, record, count: *count, expires: None });
                 }
             }
         }

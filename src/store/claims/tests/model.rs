@@ -12,7 +12,7 @@ use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
 use crate::store::claims::ledger::Ledger;
-use crate::store::claims::pieces::{Phase, Tally};
+use crate::store::claims::pieces::{Phase, Piece, Tally};
 use crate::store::claims::record::{Given, Passed, Record, read};
 use crate::store::stock::Minute;
 
@@ -27,12 +27,21 @@ struct Message {
     phase: Phase,
     expires: Minute,
     lives_until: Millis,
+    is_released: bool,
+}
+
+/// The terms of a lease in the model.
+#[derive(Clone, Copy, Debug)]
+struct Made {
+    client: u8,
+    ttl: u32,
+    grace: u32,
 }
 
 impl Message {
     /// A message that was passed over.
     fn passed(phase: Phase, expires: Minute) -> Self {
-        Self { lease: 0, count: 0, phase, expires, lives_until: Millis::ZERO }
+        Self { lease: 0, count: 0, phase, expires, lives_until: Millis::ZERO, is_released: false }
     }
 }
 
@@ -58,6 +67,13 @@ enum Step {
         client: u8,
         ranges: Vec<(u64, u64)>,
         what: Settle,
+    },
+    /// Renews a whole lease with other terms.
+    Renew {
+        lease: u64,
+        client: u8,
+        ttl: u32,
+        grace: u32,
     },
     Ended {
         client: u8,
@@ -95,6 +111,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1u64..9, 1u32..10, 0u8..3).prop_map(|(count, ttl, client)| Step::Again { count, ttl, client }),
         6 => (0u64..12, 0u8..3, vec((0u64..6, 1u64..6), 0..4), what())
             .prop_map(|(lease, client, ranges, what)| Step::Settle { lease, client, ranges, what }),
+        3 => (0u64..12, 0u8..3, 1u32..20, 0u32..90)
+            .prop_map(|(lease, client, ttl, grace)| Step::Renew { lease, client, ttl, grace }),
         1 => (0u8..3, what()).prop_map(|(client, what)| Step::Ended { client, what }),
         1 => (0u64..9, 1u64..5).prop_map(|(skip, count)| Step::Gone { skip, count }),
         1 => vec((0u64..6, 1u64..4), 1..4).prop_map(Step::Delete),
@@ -112,7 +130,7 @@ struct Trial {
     ledger: Ledger,
     next: Offset,
     messages: BTreeMap<Offset, Message>,
-    clients: BTreeMap<u64, u8>,
+    made: BTreeMap<u64, Made>,
     /// Where the messages of each lease were.
     leased: BTreeMap<u64, BTreeSet<Offset>>,
     records: Vec<Vec<u8>>,
@@ -121,9 +139,9 @@ struct Trial {
 impl Trial {
     fn new() -> Self {
         let (now, ledger) = (Now::at_ms(1 << 40, 1 << 41), Ledger::default());
-        let (next, messages, clients, leased) =
+        let (next, messages, made, leased) =
             (Offset::ZERO, BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { now, ledger, next, messages, clients, leased, records: Vec::new() }
+        Self { now, ledger, next, messages, made, leased, records: Vec::new() }
     }
 
     fn apply(&mut self, record: &Record) {
@@ -157,7 +175,8 @@ impl Trial {
         let terms = Terms { client: ClientId::from(u128::from(client)), ttl_secs, grace_secs: 3 };
         let record = self.ledger.grant(self.now, &terms, given.clone());
         let Record::Grant { lease, .. } = record else { panic!("{record:?}") };
-        assert_eq!(self.clients.insert(lease.0, client), None, "{lease:?} was given twice");
+        let made = Made { client, ttl: ttl_secs, grace: 3 };
+        assert!(self.made.insert(lease.0, made).is_none(), "{lease:?} was given twice");
         let ends = self.now.mono + Millis::from_secs(ttl_secs);
         for Given { offsets, count, expires, .. } in given {
             for offset in offsets.start.following(offsets.end.since(offsets.start)) {
@@ -165,8 +184,8 @@ impl Trial {
                 let before = self.messages.get(&offset).copied();
                 let lives_until = before.map_or(Millis::ZERO, |before| before.lives_until);
                 let lives_until = lives_until.max(ends + Millis::from_secs(3));
-                let message =
-                    Message { lease: lease.0, count, phase: Phase::Held(ends), expires, lives_until };
+                let (lease, phase, is_released) = (lease.0, Phase::Held(ends), false);
+                let message = Message { lease, count, phase, expires, lives_until, is_released };
                 self.messages.insert(offset, message);
                 assert!(before.is_none_or(|before| before.phase == Phase::Free), "{offset} is in two leases");
                 self.next = self.next.max(offset + 1);
@@ -175,11 +194,69 @@ impl Trial {
         self.apply(&record);
     }
 
+    /// Returns the messages that a lease of a client holds.
+    fn held(&self, lease: u64, client: u8) -> Vec<Offset> {
+        let is_its = self.made.get(&lease).is_some_and(|made| made.client == client);
+        let is_held = |message: &Message| message.lease == lease && matches!(message.phase, Phase::Held(_));
+        let held = self.messages.iter().filter(|(_, message)| is_its && is_held(message));
+        held.map(|(offset, _)| *offset).collect()
+    }
+
+    fn renew(&mut self, lease: u64, client: u8, ttl: u32, grace: u32) {
+        let id = ClientId::from(u128::from(client));
+        let held = self.held(lease, client);
+        let Some(live) = self.ledger.live(id, LeaseId(lease)) else {
+            return assert!(held.is_empty(), "{lease} is live");
+        };
+        let terms = Terms { client: id, ttl_secs: ttl, grace_secs: grace };
+        let record = self.ledger.renewal(self.now, LeaseId(lease), &live, &terms);
+        let ends = self.now.mono + Millis::from_secs(ttl);
+        for offset in &held {
+            let Some(message) = self.messages.get_mut(offset) else { continue };
+            message.phase = Phase::Held(ends);
+            message.lives_until = message.lives_until.max(ends + Millis::from_secs(grace));
+        }
+        self.made.insert(lease, Made { client, ttl, grace });
+        if self.messages.values().filter(|message| message.lease == lease).count() == held.len() {
+            // What it held before is forgotten.
+            self.leased.insert(lease, held.into_iter().collect());
+        }
+        self.apply(&record);
+    }
+
+    /// Checks what is told of each lease.
+    fn check_leases(&self) {
+        for lease in 0..=self.made.keys().next_back().map_or(0, |last| last + 1) {
+            for client in 0..3 {
+                let live = self.ledger.live(ClientId::from(u128::from(client)), LeaseId(lease));
+                let held = self.held(lease, client);
+                let Some(live) = live else {
+                    assert!(held.is_empty(), "{lease} of {client} is live");
+                    continue;
+                };
+                let offsets = live
+                    .pieces
+                    .iter()
+                    .flat_map(|(offsets, _)| offsets.start.following(offsets.end.since(offsets.start)));
+                assert_eq!(offsets.collect::<Vec<_>>(), held, "{lease} of {client}");
+                let ends = held.iter().map(|offset| self.messages[offset].phase);
+                let ends =
+                    ends.filter_map(|phase| if let Phase::Held(ends) = phase { Some(ends) } else { None });
+                assert_eq!((Some(live.ends), live.ttl_secs), (ends.max(), self.made[&lease].ttl));
+            }
+        }
+    }
+
     fn settle(&mut self, settlement: &Settlement) {
         let (records, lost) = self.ledger.settle(self.now, settlement);
-        let is_its = |lease: u64| {
-            self.clients.get(&lease).is_some_and(|of| u128::from(*of) == settlement.client.as_u128())
-        };
+        let client = settlement.client.as_u128();
+        let its: BTreeSet<u64> = self
+            .made
+            .iter()
+            .filter(|(_, made)| u128::from(made.client) == client)
+            .map(|(id, _)| *id)
+            .collect();
+        let is_its = |lease: u64| its.contains(&lease);
         let is_meant = |message: &Message| match settlement.leases {
             Leases::One(lease) => lease.0 == message.lease,
             Leases::Ended => message.lease != 0,
@@ -201,7 +278,7 @@ impl Trial {
                 let was_leased = self.leased.get(&lease.0).is_some_and(|leased| leased.contains(&offset));
                 let is_meant = match lives {
                     true => is_its(lease.0) && was_leased,
-                    false => self.clients.contains_key(&lease.0) && !settlement.offsets.is_empty(),
+                    false => self.made.contains_key(&lease.0) && !settlement.offsets.is_empty(),
                 };
                 if is_meant && message.lease != 0 {
                     late.push(offset);
@@ -220,18 +297,22 @@ impl Trial {
                     self.messages.remove(&offset);
                     continue;
                 }
-                Settle::Release(Some(delay)) => Message { phase: after(delay), ..message },
+                Settle::Release(Some(delay)) => Message { phase: after(delay), is_released: true, ..message },
                 Settle::Release(None) => {
                     let waits = [0, 0, 2, 4, 8, 16, 32, 60];
-                    Message { phase: after(waits[message.count.min(7) as usize]), ..message }
+                    let phase = after(waits[message.count.min(7) as usize]);
+                    Message { phase, is_released: true, ..message }
                 }
                 Settle::Return => {
-                    Message { phase: Phase::Free, count: message.count.saturating_sub(1), ..message }
+                    let count = message.count.saturating_sub(1);
+                    Message { phase: Phase::Free, count, is_released: true, ..message }
                 }
                 Settle::Renew(ttl) => {
+                    let Some(made) = self.made.get_mut(&message.lease) else { continue };
+                    made.ttl = ttl;
                     let ends = self.now.mono + Millis::from_secs(ttl);
-                    let lives_until = message.lives_until.max(ends + Millis::from_secs(3));
-                    Message { phase: Phase::Held(ends), lives_until, ..message }
+                    let lives_until = message.lives_until.max(ends + Millis::from_secs(made.grace));
+                    Message { phase: Phase::Held(ends), lives_until, is_released: false, ..message }
                 }
             };
             self.messages.insert(offset, message);
@@ -288,6 +369,7 @@ impl Trial {
                 let leases = Leases::One(LeaseId(*lease));
                 self.settle(&Settlement { client, leases, offsets, what: *what });
             }
+            Step::Renew { lease, client, ttl, grace } => self.renew(*lease, *client, *ttl, *grace),
             Step::Ended { client, what } => {
                 let (client, offsets) = (ClientId::from(u128::from(*client)), Vec::new());
                 self.settle(&Settlement { client, leases: Leases::Ended, offsets, what: *what });
@@ -351,13 +433,14 @@ impl Trial {
         assert!(self.ledger.is_sound(), "{:?}", self.ledger);
         assert_eq!(self.ledger.next(), self.next);
         let messages = self.ledger.pieces().all().flat_map(|(offsets, piece)| {
-            let (phase, expires, lives_until) = (piece.phase, piece.expires, piece.lives_until);
-            let message = Message { lease: piece.lease.0, count: piece.count, phase, expires, lives_until };
+            let Piece { count, phase, expires, lives_until, is_released, .. } = *piece;
+            let message = Message { lease: piece.lease.0, count, phase, expires, lives_until, is_released };
             offsets.start.following(piece.length.into()).map(move |offset| (offset, message))
         });
         let messages: BTreeMap<Offset, Message> = messages.collect();
         assert_eq!(messages, self.messages);
         self.check_counts();
+        self.check_leases();
         assert_eq!(self.ledger.floor(), self.messages.keys().next().copied().unwrap_or(self.next));
         for from in Offset::ZERO.following(self.next.0 + 2) {
             let expected =
@@ -417,7 +500,7 @@ impl Trial {
 
     /// Checks that the records from any snapshot on, and all of them, make the same ledger.
     fn check_replay(&self) {
-        let snapshots = (0..self.records.len()).filter(|index| self.records[*index].first() == Some(&20));
+        let snapshots = (0..self.records.len()).filter(|index| self.records[*index].first() == Some(&25));
         for first in snapshots.chain([0]) {
             let mut replayed = Ledger::default();
             for note in &self.records[first..] {
