@@ -11,7 +11,7 @@ use millstream::load::zaqar::Report;
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
-use crate::common::BINARY;
+use crate::common::{BINARY, Server};
 
 /// A mistake of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +73,7 @@ impl Scripted {
     }
 
     fn bench(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(BINARY);
-        command.args(["bench", "zaqar", "--url", &self.url, "--warmup", "0", "-o", "json"]).args(arguments);
-        if !arguments.contains(&"--seconds") {
-            command.args(["--seconds", "0.5"]);
-        }
-        command.env_remove("MILLSTREAM_TOKEN").output().unwrap()
+        bench(&self.url, arguments)
     }
 
     /// Runs a load that must succeed.
@@ -94,6 +89,16 @@ impl Scripted {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
         String::from_utf8(output.stderr).unwrap()
     }
+}
+
+/// Runs `bench zaqar` on a server.
+fn bench(url: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(BINARY);
+    command.args(["bench", "zaqar", "--url", url, "--warmup", "0", "-o", "json"]).args(arguments);
+    if !arguments.contains(&"--seconds") {
+        command.args(["--seconds", "0.5"]);
+    }
+    command.env_remove("MILLSTREAM_TOKEN").output().unwrap()
 }
 
 fn report(output: &Output) -> Report {
@@ -289,6 +294,30 @@ fn each_workload_is_sound_in_both_formats() {
                 }
                 _ => assert_eq!(report.statuses[&204], report.requests),
             }
+        }
+    }
+}
+
+#[test]
+fn each_workload_is_sound_on_the_real_server() {
+    let server = Server::start(&["--cores", "0"]);
+    let url = format!("ws://127.0.0.1:{}/v2", server.port);
+    for format in ["json", "msgpack"] {
+        for workload in ["post", "post10", "list", "claim", "get", "delete", "notify"] {
+            let queue = format!("{workload}-{format}");
+            let mut load = vec![workload, "--format", format, "--queue", &queue, "--depth", "8"];
+            if workload == "notify" {
+                load.extend(["--subscribers", "20", "--batch", "10"]);
+            }
+            let output = bench(&url, &load);
+            assert_eq!(output.status.code(), Some(0), "{load:?}: {output:?}");
+            let report = report(&output);
+            assert!(report.requests > 10, "{report:?}");
+            assert_eq!(report.messages_per_claim.is_some(), workload == "claim");
+            assert_eq!(
+                report.verified.received,
+                if workload == "notify" { 200 * report.requests } else { 0 }
+            );
         }
     }
 }
