@@ -200,7 +200,8 @@ impl Connection {
                 return if self.is_known {
                     (200, json!({"message": "Authentified."}))
                 } else {
-                    (401, json!({"error": "no"}))
+                    // It repeats the token, as a proxy might.
+                    (401, json!({"error": format!("wrong: {}", request["headers"]["X-Auth-Token"])}))
                 };
             }
             if !self.is_known {

@@ -10,8 +10,7 @@ use super::load::{CLAIMED, Load, Workload};
 use super::requests::Requests;
 use crate::client::ClientError;
 
-/// One request before the run begins.
-#[derive(Debug)]
+/// One request before the run begins. It may contain a token, so it has no `Debug`.
 pub(super) enum Step {
     Authenticate(String),
     CreateQueue,
@@ -27,7 +26,6 @@ pub(super) enum Step {
 }
 
 /// What a connection asks before the run begins.
-#[derive(Debug)]
 pub(super) struct Opening {
     format: Format,
     keeps_ids: bool,
@@ -140,7 +138,12 @@ impl Opening {
         let status = status.ok_or_else(|| what("has no status"))?;
         let body = &answer["body"];
         if !is_success(status) {
-            return Err(ClientError::Failed(format!("{action}: {status} {}", reason(body))));
+            let mut reason = reason(body);
+            if let Step::Authenticate(token) = &step {
+                // A server may repeat what it has received.
+                reason = reason.replace(token, "…");
+            }
+            return Err(ClientError::Failed(format!("{action}: {status} {reason}")));
         }
         self.learn(&step, status, body)
             .ok_or_else(|| what(&format!("has the status {status} and a wrong body")))
