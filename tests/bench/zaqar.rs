@@ -221,7 +221,7 @@ impl Connection {
             "message_post" => {
                 store.posts += 1;
                 if let Fault::Refuse(status) = fault
-                    && store.posts % 10 == 0
+                    && store.posts.is_multiple_of(10)
                 {
                     return (status, json!({"error": "too busy", "exception": null}));
                 }
