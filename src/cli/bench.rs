@@ -114,7 +114,7 @@ pub(super) struct Command {
     #[command(subcommand)]
     other: Option<Other>,
     #[command(flatten)]
-    load: Option<Args>,
+    load: Args,
 }
 
 /// Loads over other protocols.
@@ -127,7 +127,9 @@ enum Other {
 #[derive(Debug, clap::Args)]
 struct Args {
     /// What to measure
-    mode: ModeArg,
+    // Absent only with a subcommand.
+    #[arg(required = true)]
+    mode: Option<ModeArg>,
     /// Address of the server; wss:// for TLS [default: ws://127.0.0.1:9000/; with --against kafka:
     /// 127.0.0.1:9092 (its brokers); with --against nats: ws://127.0.0.1:8080]
     #[arg(long)]
@@ -349,7 +351,8 @@ fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlClient, 
 
 /// Builds the plan that the arguments describe. The error names the argument that is invalid.
 fn plan(args: &Args) -> Result<Plan, Failure> {
-    let mode = match args.mode {
+    let missing = || Failure("what to measure is missing; see millstream bench --help".into());
+    let mode = match args.mode.ok_or_else(missing)? {
         ModeArg::Produce => Mode::Produce,
         ModeArg::Consume => Mode::Consume,
         ModeArg::Both | ModeArg::FanOut => Mode::Both,
@@ -357,7 +360,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         ModeArg::Idle => Mode::Idle,
     };
     check_claims(args, mode)?;
-    let is_fan_out = matches!(args.mode, ModeArg::FanOut);
+    let is_fan_out = matches!(args.mode, Some(ModeArg::FanOut));
     let from = args.from.clone().unwrap_or(if mode == Mode::Both { "latest".into() } else { String::new() });
     let seconds = |name, value| {
         Duration::try_from_secs_f64(value).map_err(|error| Failure(format!("--{name} {value}: {error}")))
@@ -607,10 +610,9 @@ fn shown_command(arguments: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
-    match (&command.other, &command.load) {
-        (Some(Other::Zaqar(args)), _) => zaqar::run(args),
-        (None, Some(args)) => run_streaming(args),
-        (None, None) => Err(Failure("what to measure is missing; see millstream bench --help".into())),
+    match &command.other {
+        Some(Other::Zaqar(args)) => zaqar::run(args),
+        None => run_streaming(&command.load),
     }
 }
 
