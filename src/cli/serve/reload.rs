@@ -171,6 +171,7 @@ impl Reloader {
                 return Err(refused(why));
             }
             Err(Unworkable(why)) => {
+                tracing::error!(why, "the key of signed requests cannot be read again: the old one stays");
                 plan.config.shard.core.operation.signing_key = running.clone();
                 kept.push(format!("{why}; the server keeps the key that it has"));
             }
