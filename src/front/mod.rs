@@ -48,7 +48,7 @@ use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::QueueId;
 use crate::base::units::{Offset, Partition};
-use crate::operation::{Answer, Caller, Granted, OperationId};
+use crate::operation::{Answer, Caller, Granted, OperationId, SubscriptionInfo};
 use crate::ws::{CloseCode, MessageKind};
 
 /// The protocol of a connection, with its state.
@@ -182,6 +182,22 @@ impl Front {
         }
     }
 
+    /// Returns the subscriptions of the connection to a queue.
+    pub fn subscriptions(&self, name: &FullName) -> Vec<SubscriptionInfo> {
+        match self {
+            Self::Zaqar(session) => session.subscriptions(name),
+            Self::Streaming(_) | Self::Echo(_) | Self::Undecided(_) => Vec::new(),
+        }
+    }
+
+    /// Ends subscriptions of the connection to a queue: the one with this id, or all.
+    pub fn end_subscriptions(&mut self, name: &FullName, id: Option<&str>, cx: &mut Cx<'_>) {
+        match self {
+            Self::Zaqar(session) => session.end_subscriptions(name, id, cx),
+            Self::Streaming(_) | Self::Echo(_) | Self::Undecided(_) => {}
+        }
+    }
+
     /// Handles that the queue that it reads has more partitions.
     pub fn handle_grown(&mut self) {
         match self {
@@ -195,7 +211,7 @@ impl Front {
     pub fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.handle_grant(granted, cx),
-            Self::Zaqar(session) => session.handle_grant(granted),
+            Self::Zaqar(session) => session.handle_grant(granted, cx),
             Self::Echo(_) | Self::Undecided(_) => {}
         }
     }

@@ -208,4 +208,21 @@ pub enum Order {
         /// Only the queues on which this grant gives a right.
         of: Option<Arc<Grant>>,
     },
+    /// Find the subscriptions of connections to a queue, or end them. Each shard answers with an
+    /// [`Answer::Subscriptions`](super::Answer::Subscriptions).
+    Subscriptions {
+        /// The queue.
+        name: FullName,
+        /// What is wanted.
+        what: SubscriptionOrder,
+    },
+}
+
+/// What an operation wants of the subscriptions to a queue.
+#[derive(Clone, Debug)]
+pub enum SubscriptionOrder {
+    /// Describe them.
+    Find,
+    /// End the one with this id; `None`: all.
+    End(Option<Box<str>>),
 }

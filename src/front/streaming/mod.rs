@@ -171,7 +171,8 @@ impl ServerSession {
                 | Answer::Wished(_)
                 | Answer::Deleted(_)
                 | Answer::Authenticated(_)
-                | Answer::Listed { .. },
+                | Answer::Listed { .. }
+                | Answer::Subscriptions { .. },
                 _,
             ) => {}
         }

@@ -1,61 +1,11 @@
 //! A checked document, and its values as slices of its bytes.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde_json::{Map, Value};
 
+pub use super::kind::{DEPTH_MAX, Format, Kind, Undecodable};
 use super::{json, msgpack};
-
-/// How many arrays and maps may contain each other, in both formats. serde_json reads as many.
-pub const DEPTH_MAX: usize = 127;
-
-/// The format of a document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// JSON, in text messages.
-    Json,
-    /// MessagePack, in binary messages.
-    MessagePack,
-}
-
-/// The kind of a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Null.
-    Null,
-    /// True or false.
-    Bool,
-    /// A number without fraction and exponent, of any size.
-    Integer,
-    /// Any other number.
-    Float,
-    /// Text.
-    Text,
-    /// Bytes. MessagePack only.
-    Binary,
-    /// An array.
-    Array,
-    /// A map.
-    Map,
-    /// An extension type. MessagePack only.
-    Extension,
-}
-
-/// Why bytes are not a document.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Undecodable {
-    /// What is wrong.
-    pub why: &'static str,
-    /// The offset in the document.
-    pub at: usize,
-}
-
-impl fmt::Display for Undecodable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at byte {}", self.why, self.at)
-    }
-}
 
 /// A document that was checked as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -157,10 +107,7 @@ impl<'a> Node<'a> {
     pub fn as_text(self) -> Option<Cow<'a, str>> {
         match self.format {
             Format::Json => json::text(self.raw),
-            Format::MessagePack if self.kind() == Kind::Text => {
-                std::str::from_utf8(msgpack::data(self.raw)).ok().map(Cow::Borrowed)
-            }
-            Format::MessagePack => None,
+            Format::MessagePack => std::str::from_utf8(msgpack::text(self.raw)?).ok().map(Cow::Borrowed),
         }
     }
 
@@ -174,15 +121,18 @@ impl<'a> Node<'a> {
         (self.kind() == Kind::Extension).then(|| msgpack::data(self.raw))
     }
 
-    /// Returns whether the value is this text. Compares without decoding if it can.
-    #[inline]
+    /// Returns whether the value is this text.
     pub fn is_text(self, text: &str) -> bool {
-        match self.format {
-            Format::Json => match self.raw {
-                [b'"', inner @ .., b'"'] if !inner.contains(&b'\\') => inner == text.as_bytes(),
-                raw => json::text(raw).is_some_and(|found| found == text),
-            },
-            Format::MessagePack => self.kind() == Kind::Text && msgpack::data(self.raw) == text.as_bytes(),
+        self.text_bytes().is_some_and(|bytes| *bytes == *text.as_bytes())
+    }
+
+    /// Returns the UTF-8 of text. Faster than [`Self::as_text`] for comparisons.
+    #[inline]
+    fn text_bytes(self) -> Option<Cow<'a, [u8]>> {
+        match (self.format, self.raw) {
+            (Format::Json, [b'"', inner @ .., b'"']) if !inner.contains(&b'\\') => Some(inner.into()),
+            (Format::Json, raw) => json::text(raw).map(|text| text.into_owned().into_bytes().into()),
+            (Format::MessagePack, raw) => msgpack::text(raw).map(Cow::Borrowed),
         }
     }
 
@@ -221,7 +171,8 @@ impl<'a> Node<'a> {
     pub fn named<const N: usize>(self, names: [&str; N]) -> [Option<Node<'a>>; N] {
         let mut found = [None; N];
         for (key, value) in self.entries() {
-            if let Some(index) = names.iter().position(|name| key.is_text(name)) {
+            let Some(key) = key.text_bytes() else { continue };
+            if let Some(index) = names.iter().position(|name| *name.as_bytes() == *key) {
                 found[index] = Some(value);
             }
         }

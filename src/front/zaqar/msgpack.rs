@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::document::{DEPTH_MAX, Kind, Undecodable};
+use super::kind::{DEPTH_MAX, Kind, Undecodable};
 
 /// The byte of null.
 pub const NIL: u8 = 0xc0;
@@ -144,6 +144,13 @@ pub fn skip(bytes: &[u8]) -> Option<usize> {
 #[inline]
 pub fn data(raw: &[u8]) -> &[u8] {
     head(raw).and_then(|head| raw.get(head.bytes..head.bytes + head.data)).unwrap_or(&[])
+}
+
+/// Returns the data of checked text.
+#[inline]
+pub fn text(raw: &[u8]) -> Option<&[u8]> {
+    let head = head(raw).filter(|head| head.kind == Kind::Text)?;
+    raw.get(head.bytes..head.bytes + head.data)
 }
 
 /// Returns the value of an integer.

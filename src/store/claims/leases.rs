@@ -162,7 +162,7 @@ impl<T: Asker> Keeper<T> {
 }
 
 /// Returns the first messages of a lease, as many as are looked at.
-fn first_of(live: &Live) -> Vec<Offset> {
+pub(super) fn first_of(live: &Live) -> Vec<Offset> {
     let (mut wanted, mut bytes) = (Vec::new(), 0);
     for (offsets, piece) in &live.pieces {
         let each = piece.bytes / u64::from(piece.length.max(1));
@@ -178,7 +178,7 @@ fn first_of(live: &Live) -> Vec<Offset> {
 }
 
 /// Returns a lease as it is now, with those of the messages found that it holds.
-fn view(now: Now, live: &Live, found: Vec<(StoredBatch, Offset)>) -> ClaimView {
+pub(super) fn view(now: Now, live: &Live, found: Vec<(StoredBatch, Offset)>) -> ClaimView {
     let (ttl_secs, since) = match live.ttl_secs {
         0 => (live.ends.since(now.mono).as_secs_up(), now.mono),
         ttl => (ttl, live.ends.saturating_sub(Millis::from_secs(ttl)).min(now.mono)),

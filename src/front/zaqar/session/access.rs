@@ -17,7 +17,7 @@ use crate::base::attributes::DEAD_QUEUE;
 use crate::base::clock::{Now, read_iso8601};
 use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::millis::Millis;
-use crate::base::names::{Project, QueueName};
+use crate::base::names::{FullName, Project, QueueName};
 use crate::base::secret::Secret;
 use crate::front::Cx;
 use crate::operation::{Answer, Caller, Command, Login, OperationId, Settings};
@@ -130,7 +130,7 @@ impl Session {
     }
 
     /// Handles the verdict on a token. A refused one changes nothing.
-    pub(super) fn handle_authenticated(&mut self, result: &Result<Login, Fault>) {
+    pub(super) fn handle_authenticated(&mut self, result: &Result<Login, Fault>, cx: &mut Cx<'_>) {
         self.access.is_asking = false;
         if let Ok(Login { project, granted }) = result
             && self.access.standing != Standing::Over
@@ -138,7 +138,17 @@ impl Session {
             self.caller.project = project.clone();
             self.caller.granted = Some(granted.clone());
             self.access.standing = Standing::Known;
+            self.end_forbidden(cx);
         }
+    }
+
+    /// Ends the subscriptions that the client's grant does not allow.
+    pub(super) fn end_forbidden(&mut self, cx: &mut Cx<'_>) {
+        let Some(grant) = self.caller.grant().cloned() else { return };
+        let may = |(project, queue): &FullName| {
+            grant.reaches(project) && grant.allows(Right::Consume, queue.as_str())
+        };
+        self.subscriptions.end_forbidden(may, &mut cx.resources);
     }
 
     /// Returns the project of a request. An error is the outcome of one that the client may not make there.

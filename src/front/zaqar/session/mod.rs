@@ -18,6 +18,8 @@
 //! | `begin` | begins an action |
 //! | `task` | an action that waits for the shard |
 //! | `queues`, `post`, `list`, `messages`, `claims` | the actions |
+//! | `subscribed` | the actions about subscriptions |
+//! | `subscriptions` | the subscriptions of the connection |
 //! | `outcome` | what a request has come to |
 //! | `ids` | the ids of messages and claims |
 //! | `limits` | the limits of the API |
@@ -35,6 +37,8 @@ mod outcome;
 mod pending;
 mod post;
 mod queues;
+mod subscribed;
+mod subscriptions;
 mod task;
 
 use std::collections::VecDeque;
@@ -47,17 +51,19 @@ use self::incoming::{Incoming, Taken};
 use self::known::{KnownQueue, KnownQueues};
 use self::outcome::Outcome;
 use self::pending::{Class, EchoAt, Pending, State};
+use self::subscriptions::{Begun, Subscriptions};
 use self::task::{Call, Progress};
 use super::action::Action;
-use super::document::Format;
+use super::document::{Format, Node};
 use super::request::Request;
+use super::texts;
 use crate::access::{Right, Tenant, Tenants};
 use crate::base::budget::{Share, Wanted};
 use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::QueueId;
 use crate::front::{Cx, DrainStep, FrontStatus, Origin};
-use crate::operation::{Answer, Caller, Command, Granted, OperationId, Order};
+use crate::operation::{Answer, Caller, Command, Granted, OperationId, Order, SubscriptionInfo};
 use crate::ws::{CloseCode, MessageKind};
 
 /// The client that the claims of this API belong to. Who knows the id of a claim may use it, so no other client does.
@@ -83,6 +89,7 @@ pub struct Session {
     incoming: Incoming,
     pending: VecDeque<Pending>,
     known: KnownQueues,
+    subscriptions: Subscriptions,
     /// The number of the last operation.
     last: u32,
     wanted: Option<Wanted>,
@@ -105,6 +112,7 @@ impl Session {
             incoming: Incoming::default(),
             pending: VecDeque::new(),
             known: KnownQueues::default(),
+            subscriptions: Subscriptions::default(),
             last: 0,
             wanted: None,
             close: None,
@@ -204,7 +212,7 @@ impl Session {
         self.pending.iter().take(before).all(|pending| match pending.state {
             State::Done(_) => true,
             State::Running(_) => pending.class == class && class != Class::Alone,
-            State::Waiting | State::Opening(_) | State::Creating(_) => false,
+            State::Waiting | State::Opening(_) | State::Creating(_) | State::Subscribing => false,
         })
     }
 
@@ -288,6 +296,9 @@ impl Session {
             return Err(State::Opening(name));
         };
         pending.queue = Some(queue.info.id);
+        if let Action::SubscriptionCreate { subscriber, ttl, options, .. } = &request.action {
+            return self.subscribe(pending, queue, (subscriber.as_deref(), *ttl, *options), cx);
+        }
         let tenant = self.tenant(&project, cx);
         self.turn = self.turn.wrapping_add(1);
         // The request itself is kept until it is answered.
@@ -297,6 +308,34 @@ impl Session {
         let progress = begin::with(request, queue, &tenant, self.turn, &mut call);
         pending.reserved = kept + reserved;
         Ok(progress)
+    }
+
+    /// Begins a subscription of this connection to a queue.
+    fn subscribe(
+        &mut self,
+        pending: &Pending,
+        queue: KnownQueue,
+        (subscriber, ttl, options): (Option<&str>, Option<i64>, Option<Node<'_>>),
+        cx: &mut Cx<'_>,
+    ) -> Result<Progress, State> {
+        let checked = subscribed::check(subscriber, ttl).and_then(|ttl| {
+            let name = queue.name.1.as_str();
+            if self.subscriptions.has(&queue.name) {
+                return Err(Outcome::text(409, texts::subscription_not_created(name)));
+            }
+            if self.subscriptions.is_full() {
+                return Err(subscribed::too_many());
+            }
+            Ok((ttl, subscribed::options(options)?))
+        });
+        let (ttl, options) = match checked {
+            Ok(checked) => checked,
+            Err(outcome) => return Ok(Progress::Done(outcome)),
+        };
+        self.last = self.last.wrapping_add(1);
+        let operation = OperationId(self.last);
+        self.subscriptions.begin(queue, (operation, pending.operation), ttl, options, &mut cx.resources);
+        Err(State::Subscribing)
     }
 
     /// Returns the project of a request.
@@ -337,10 +376,10 @@ impl Session {
     /// Handles an answer of the shard.
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
         if let Answer::Authenticated(result) = &answer {
-            self.handle_authenticated(result);
+            self.handle_authenticated(result, cx);
         }
-        let Some(index) = self.pending.iter().position(|pending| pending.operation == operation) else {
-            return;
+        let Some(index) = self.index_of(operation) else {
+            return self.answer_subscription(operation, answer, cx);
         };
         let pending = &mut self.pending[index];
         match std::mem::replace(&mut pending.state, State::Waiting) {
@@ -354,8 +393,32 @@ impl Session {
             }
             State::Opening(name) => self.handle_opened(index, name, answer, cx),
             State::Creating(name) => self.handle_created(index, name, answer, cx),
-            state @ (State::Waiting | State::Done(_)) => pending.state = state,
+            state @ (State::Waiting | State::Subscribing | State::Done(_)) => pending.state = state,
         }
+        self.advance(cx);
+    }
+
+    fn index_of(&self, operation: OperationId) -> Option<usize> {
+        self.pending.iter().position(|pending| pending.operation == operation)
+    }
+
+    /// Handles an answer for a subscription.
+    fn answer_subscription(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
+        let (request, result) = match self.subscriptions.answer(operation, answer, cx.resources.now) {
+            Begun::Nothing => return,
+            Begun::Subscribed(request, queue, id) => {
+                (request, Ok(Outcome::new(201, outcome::Body::Subscribed(id, queue))))
+            }
+            Begun::Failed(request, fault) => (request, Err(fault)),
+        };
+        let Some(index) = self.index_of(request) else { return };
+        if result.is_ok() {
+            self.subscriptions.set_format(self.pending[index].format);
+        }
+        self.pending[index].state = State::Waiting;
+        self.end(index, result, cx);
+        // The grant may have changed meanwhile.
+        self.end_forbidden(cx);
         self.advance(cx);
     }
 
@@ -366,6 +429,9 @@ impl Session {
             // The queue was deleted, and may have been made again. The action begins anew.
             (Err(StoreFault::Deleted | StoreFault::NoQueue), Some(pending)) if !pending.is_second => {
                 pending.is_second = true;
+                // What the store refused of the operation, it refuses for ever.
+                self.last = self.last.wrapping_add(1);
+                pending.operation = OperationId(self.last);
                 if let Some(queue) = pending.queue.take() {
                     self.known.forget(queue);
                 }
@@ -396,6 +462,18 @@ impl Session {
             let order = Order::Make(name.clone(), queues::new_queue());
             cx.resources.commands.push(Command::Order { operation, order });
             pending.state = State::Creating(name);
+            return;
+        }
+        if let Action::QueuePurge { .. } = &request.action {
+            // Subscriptions outlive their queue.
+            let mut reserved = 0;
+            let mut call =
+                Call { operation: pending.operation, resources: &mut cx.resources, reserved: &mut reserved };
+            let progress = begin::without(&request, &name.0, self.caller.grant(), &mut call);
+            pending.state = match progress {
+                Progress::Waits(task) => State::Running(task),
+                Progress::Done(outcome) => State::Done(outcome),
+            };
             return;
         }
         let outcome = begin::without_queue(&request.action);
@@ -430,7 +508,7 @@ impl Session {
         {
             let State::Done(outcome) = &pending.state else { return };
             scratch.clear();
-            outcome.write(pending.format, &pending.echo(), cx.resources.now.unix, &mut scratch);
+            outcome.write(pending.format, &pending.echo(), cx.resources.now, &mut scratch);
             let kind = match pending.format {
                 Format::Json => MessageKind::Text,
                 Format::MessagePack => MessageKind::Binary,
@@ -447,6 +525,9 @@ impl Session {
             if scratch.capacity() > SCRATCH_BYTES {
                 scratch = Vec::new();
             }
+        }
+        if !self.subscriptions.is_empty() {
+            self.subscriptions.poll_transmit(&mut scratch, cx);
         }
     }
 
@@ -465,6 +546,7 @@ impl Session {
         if self.incoming.is_late(cx.resources.now) || self.access.is_late(cx.resources.now) {
             self.close = Some(CloseCode::POLICY);
         }
+        self.subscriptions.handle_timeout(&mut cx.resources);
     }
 
     /// Takes a step of draining: requests that have not begun are refused.
@@ -478,6 +560,7 @@ impl Session {
     /// Releases everything, because the connection is closed.
     pub fn abandon(&mut self, cx: &mut Cx<'_>) {
         self.incoming.finish(&mut cx.resources);
+        self.subscriptions.end_all(&mut cx.resources);
         for pending in self.pending.drain(..) {
             let operation = pending.operation;
             if let State::Running(mut task) = pending.state {
@@ -492,21 +575,35 @@ impl Session {
     pub fn break_off(&mut self, _cx: &mut Cx<'_>) {}
 
     /// Returns whether it reads messages of a queue as they are stored.
-    pub fn reads(&self, _queue: QueueId) -> bool {
-        false
+    pub fn reads(&self, queue: QueueId) -> bool {
+        self.subscriptions.reads(queue)
     }
 
     /// Handles that a queue has more partitions.
-    pub fn handle_grown(&mut self) {}
+    pub fn handle_grown(&mut self) {
+        self.subscriptions.handle_grown();
+    }
+
+    /// Returns its subscriptions to a queue.
+    pub fn subscriptions(&self, name: &FullName) -> Vec<SubscriptionInfo> {
+        self.subscriptions.of(name).cloned().collect()
+    }
+
+    /// Ends subscriptions to a queue: the one with this id, or all.
+    pub fn end_subscriptions(&mut self, name: &FullName, id: Option<&str>, cx: &mut Cx<'_>) {
+        self.subscriptions.end(name, id, &mut cx.resources);
+    }
 
     /// Continues with another grant.
-    pub fn handle_grant(&mut self, granted: Granted) {
+    pub fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
         self.caller.granted = Some(granted);
+        self.end_forbidden(cx);
     }
 
     /// Handles that the client's grant has ended.
     pub fn handle_expired(&mut self, cx: &mut Cx<'_>) {
         self.access.end();
+        self.subscriptions.end_all(&mut cx.resources);
         self.advance(cx);
     }
 
@@ -519,8 +616,13 @@ impl Session {
             is_busy,
             is_producing: is_busy,
             waits_for_us: is_busy || self.wanted.is_some(),
-            goes_on: matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })),
-            next_deadline: [self.incoming.due(), self.access.due()].into_iter().flatten().min(),
+            is_consuming: !self.subscriptions.is_empty(),
+            goes_on: self.subscriptions.goes_on()
+                || matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })),
+            next_deadline: [self.incoming.due(), self.access.due(), self.subscriptions.next_deadline()]
+                .into_iter()
+                .flatten()
+                .min(),
             ..FrontStatus::default()
         }
     }
