@@ -43,8 +43,9 @@ mod state;
 mod throttle;
 pub mod token;
 
+pub use crate::access::{Permission, SigningKey};
 pub use crate::base::secret::Secret;
-pub use credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX, own_client};
+pub use credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX};
 pub use desk::{Desk, Waiting};
 pub use judge::{Judge, Read};
 pub use line::Line;

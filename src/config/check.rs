@@ -142,6 +142,10 @@ impl ServerConfig {
         check_tls(self)?;
         check_control(&self.control)?;
         shard.auth.check()?;
+        if shard.core.operation.zaqar_signing_key_file.is_some() && !shard.auth.is_on() {
+            let why = "zaqar_signing_key_file: not used, because auth is off: nobody needs a signature";
+            return Err(Unworkable(why.into()));
+        }
         let shards = shard.shard_cores().len();
         // A store that drops its oldest messages never refuses a batch, so it must have room for the largest
         // one.

@@ -16,6 +16,7 @@ mod scripted;
 #[path = "../common/transcript.rs"]
 mod transcript;
 mod turns;
+mod zaqar;
 
 use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;

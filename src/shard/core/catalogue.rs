@@ -61,15 +61,21 @@ impl Catalogue {
     }
 
     /// Returns the queues of a project whose home is this shard, with their attributes, by name: at most `limit` of those
-    /// behind `after`.
-    pub fn list(&self, project: &Project, after: &str, limit: usize) -> Vec<(QueueName, Attributes)> {
+    /// behind `after` that `is_shown` chooses.
+    pub fn list(
+        &self,
+        project: &Project,
+        after: &str,
+        limit: usize,
+        is_shown: impl Fn(&QueueName) -> bool,
+    ) -> Vec<(QueueName, Attributes)> {
         let Some(names) = self.names.get(project) else { return Vec::new() };
         let with_attributes = |name: &QueueName| {
             let queue = self.describe(&(project.clone(), name.clone()));
             (name.clone(), queue.map(|queue| queue.attributes).unwrap_or_default())
         };
         let behind = (Bound::Excluded(after), Bound::Unbounded);
-        names.range::<str, _>(behind).take(limit).map(with_attributes).collect()
+        names.range::<str, _>(behind).filter(|name| is_shown(name)).take(limit).map(with_attributes).collect()
     }
 
     /// Sets the attributes of a queue whose home is this shard.

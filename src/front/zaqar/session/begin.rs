@@ -10,7 +10,7 @@ use super::list::Wanted;
 use super::outcome::{Body, Outcome};
 use super::task::{Call, Progress};
 use super::{claims, list, messages, post, queues, subscribed};
-use crate::access::{Right, Tenant};
+use crate::access::{Grant, Right, Tenant};
 use crate::base::claim::View;
 use crate::base::error::PeerFault;
 use crate::base::names::{Project, QueueName};
@@ -124,8 +124,13 @@ fn claim_secs(ttl: Option<i64>, grace: Option<i64>, is_new: bool) -> Result<(u32
     Ok((ttl, number("grace", grace, range)?))
 }
 
-/// Begins an action that needs no open queue.
-pub(super) fn without(request: &Request<'_>, project: &Project, call: &mut Call<'_, '_>) -> Progress {
+/// Begins an action that needs no open queue. A list shows the queues of the grant.
+pub(super) fn without(
+    request: &Request<'_>,
+    project: &Project,
+    of: Option<&Arc<Grant>>,
+    call: &mut Call<'_, '_>,
+) -> Progress {
     let named = |queue: &str| QueueName::parse(queue).map(|name| (project.clone(), name));
     match &request.action {
         Action::QueueCreate { queue, metadata } => match named(queue) {
@@ -133,7 +138,7 @@ pub(super) fn without(request: &Request<'_>, project: &Project, call: &mut Call<
             Err(fault) => Progress::Done(bad_name(&fault)),
         },
         Action::QueueList { marker, limit, detailed } => match limits::page(*limit) {
-            Ok(limit) => queues::list(project, marker.as_deref(), limit, *detailed, call),
+            Ok(limit) => queues::list(project, marker.as_deref(), limit, *detailed, of, call),
             Err(outcome) => Progress::Done(outcome),
         },
         Action::QueueGet { queue } => match named(queue) {
@@ -230,6 +235,6 @@ pub(super) fn with(
         Action::ClaimDelete { claim, .. } => claims::delete(&queue, claim, call),
         Action::QueueGetStats { .. } => queues::stats(&queue, call),
         Action::QueuePurge { resources, .. } => queues::purge(&queue, resources.subscriptions, call),
-        _ => without(request, &queue.name.0, call),
+        _ => without(request, &queue.name.0, None, call),
     }
 }

@@ -30,15 +30,20 @@ pub(super) enum Taken<'a> {
 }
 
 impl Incoming {
-    /// Takes a piece of a message. Bytes of a whole one are those of the piece, or of this until [`Self::finish`].
+    /// Begins a binary message with its first byte.
+    pub(super) fn begin_with(&mut self, first: u8) {
+        (self.bytes, self.kind) = (vec![first], Some(MessageKind::Binary));
+    }
+
+    /// Takes a piece of a message of at most `max` bytes. Bytes of a whole one are those of the piece, or of this until [`Self::finish`].
     pub(super) fn take<'a>(
         &'a mut self,
         kind: MessageKind,
         piece: &'a [u8],
         fin: bool,
+        max: usize,
         resources: &mut Resources<'_>,
     ) -> Result<Taken<'a>, CloseCode> {
-        let max = resources.settings.zaqar_max_request_bytes;
         if self.bytes.len() + piece.len() > max {
             return Err(CloseCode::TOO_LARGE);
         }

@@ -11,6 +11,7 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | here | the requests of a connection, in order |
+//! | `access` | what the client has shown of itself, and what it may do |
 //! | `incoming` | a request that arrives in pieces |
 //! | `pending` | a request that is not answered yet |
 //! | `known` | the queues that the connection uses |
@@ -23,6 +24,7 @@
 //! | `ids` | the ids of messages and claims |
 //! | `limits` | the limits of the API |
 
+mod access;
 mod begin;
 mod claims;
 mod ids;
@@ -42,6 +44,8 @@ mod task;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use self::access::Access;
+pub use self::access::Standing;
 use self::begin::Needs;
 use self::incoming::{Incoming, Taken};
 use self::known::{KnownQueue, KnownQueues};
@@ -78,6 +82,7 @@ const SCRATCH_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Session {
     caller: Caller,
+    access: Access,
     tenants: Arc<Tenants>,
     /// The project of the last request, and what it uses.
     tenant: Option<(Project, Arc<Tenant>)>,
@@ -98,9 +103,10 @@ pub struct Session {
 
 impl Session {
     /// Creates the session of a caller, whose project is that of requests that name none.
-    pub fn new(caller: Caller, tenants: Arc<Tenants>) -> Self {
+    pub fn new(caller: Caller, standing: Standing, tenants: Arc<Tenants>) -> Self {
         Self {
             caller,
+            access: Access::new(standing),
             tenants,
             tenant: None,
             incoming: Incoming::default(),
@@ -116,6 +122,11 @@ impl Session {
         }
     }
 
+    /// Takes the first byte of a binary message whose rest has not arrived.
+    pub fn begin_with(&mut self, first: u8) {
+        self.incoming.begin_with(first);
+    }
+
     /// Handles a piece of a message. Returns how many bytes were taken: all or none.
     pub fn handle_data(
         &mut self,
@@ -128,8 +139,9 @@ impl Session {
         if self.is_blocked() {
             return Ok(0);
         }
+        let max = self.access.request_max(cx.resources.settings);
         let mut incoming = std::mem::take(&mut self.incoming);
-        let is_taken = match incoming.take(kind, piece, fin, &mut cx.resources)? {
+        let is_taken = match incoming.take(kind, piece, fin, max, &mut cx.resources)? {
             Taken::Part => true,
             Taken::Blocked(wanted) => {
                 self.wanted = Some(wanted);
@@ -249,19 +261,24 @@ impl Session {
         if self.is_draining {
             return done(Outcome::fault(&Fault::Draining));
         }
-        let project = match self.project(&request.headers.project) {
+        let operation = pending.operation;
+        if let Action::Authenticate = request.action {
+            return Ok(self.authenticate(operation, request, cx));
+        }
+        let project = match self.enter(request, cx) {
             Ok(project) => project,
-            Err(fault) => return done(Outcome::bad(fault.to_string())),
+            Err(outcome) => return done(outcome),
         };
+        let own = self.of_own_client(request);
+        let request = own.as_ref().unwrap_or(request);
         if let Some(outcome) = self.forbidden(&project, request, cx) {
             return done(outcome);
         }
-        let operation = pending.operation;
         let (name, is_made) = match begin::needs(&request.action) {
             Needs::Nothing => {
                 let mut reserved = 0;
                 let mut call = Call { operation, resources: &mut cx.resources, reserved: &mut reserved };
-                return Ok(begin::without(request, &project, &mut call));
+                return Ok(begin::without(request, &project, self.caller.grant(), &mut call));
             }
             Needs::Queue(name) => (QueueName::parse(name), false),
             Needs::MadeQueue(name) => (QueueName::parse(name), true),
@@ -345,24 +362,6 @@ impl Session {
         }
     }
 
-    /// Returns the outcome of a request that the client's grant does not allow.
-    fn forbidden(&mut self, project: &Project, request: &Request<'_>, cx: &mut Cx<'_>) -> Option<Outcome> {
-        let (queue, rights) = begin::rights(&request.action)?;
-        // What has no valid name exists for nobody.
-        let name = QueueName::parse(queue).ok()?;
-        let caller = Caller { project: project.clone(), ..self.caller.clone() };
-        let right = *rights.first()?;
-        let may = rights.iter().any(|right| caller.may(*right, &name));
-        self.named = Some((name.clone(), right));
-        if may {
-            return None;
-        }
-        let fault = Fault::from(PeerFault::Forbidden(right.name()));
-        let report = Command::Report { project: project.clone(), queue: Some(name), fault: fault.clone() };
-        cx.resources.commands.push(report);
-        Some(Outcome::refused(403, fault.to_string()))
-    }
-
     /// Continues with what a request has come to.
     fn proceed(&mut self, pending: &mut Pending, progress: Progress, cx: &mut Cx<'_>) {
         pending.state = match progress {
@@ -376,6 +375,9 @@ impl Session {
 
     /// Handles an answer of the shard.
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
+        if let Answer::Authenticated(result) = &answer {
+            self.handle_authenticated(result, cx);
+        }
         let Some(index) = self.index_of(operation) else {
             return self.answer_subscription(operation, answer, cx);
         };
@@ -415,6 +417,8 @@ impl Session {
         }
         self.pending[index].state = State::Waiting;
         self.end(index, result, cx);
+        // The grant may have changed meanwhile.
+        self.end_forbidden(cx);
         self.advance(cx);
     }
 
@@ -465,7 +469,7 @@ impl Session {
             let mut reserved = 0;
             let mut call =
                 Call { operation: pending.operation, resources: &mut cx.resources, reserved: &mut reserved };
-            let progress = begin::without(&request, &name.0, &mut call);
+            let progress = begin::without(&request, &name.0, self.caller.grant(), &mut call);
             pending.state = match progress {
                 Progress::Waits(task) => State::Running(task),
                 Progress::Done(outcome) => State::Done(outcome),
@@ -529,7 +533,7 @@ impl Session {
 
     /// Returns whether no more input can be taken for now.
     pub fn is_blocked(&self) -> bool {
-        self.pending.len() >= PENDING_MAX || self.wanted.is_some()
+        self.pending.len() >= PENDING_MAX || self.wanted.is_some() || self.access.is_blocked()
     }
 
     /// Tries again to take the request that waits for memory.
@@ -539,7 +543,7 @@ impl Session {
 
     /// Handles the deadlines that have passed.
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
-        if self.incoming.is_late(cx.resources.now) {
+        if self.incoming.is_late(cx.resources.now) || self.access.is_late(cx.resources.now) {
             self.close = Some(CloseCode::POLICY);
         }
         self.subscriptions.handle_timeout(&mut cx.resources);
@@ -591,13 +595,16 @@ impl Session {
     }
 
     /// Continues with another grant.
-    pub fn handle_grant(&mut self, granted: Granted) {
+    pub fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
         self.caller.granted = Some(granted);
+        self.end_forbidden(cx);
     }
 
     /// Handles that the client's grant has ended.
-    pub fn handle_expired(&mut self) {
-        self.is_draining = true;
+    pub fn handle_expired(&mut self, cx: &mut Cx<'_>) {
+        self.access.end();
+        self.subscriptions.end_all(&mut cx.resources);
+        self.advance(cx);
     }
 
     /// Returns what the connection must know.
@@ -612,7 +619,7 @@ impl Session {
             is_consuming: !self.subscriptions.is_empty(),
             goes_on: self.subscriptions.goes_on()
                 || matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })),
-            next_deadline: [self.incoming.due(), self.subscriptions.next_deadline()]
+            next_deadline: [self.incoming.due(), self.access.due(), self.subscriptions.next_deadline()]
                 .into_iter()
                 .flatten()
                 .min(),

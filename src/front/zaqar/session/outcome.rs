@@ -34,6 +34,8 @@ pub(super) enum Body {
     Nothing,
     /// Text.
     Text(String),
+    /// `{"message": …}`.
+    Said(&'static str),
     /// `{"error": …}`: refused before the action began.
     Error(Cow<'static, str>),
     /// `{"exception": …, "error": …}`: the action failed.
@@ -144,6 +146,10 @@ impl Body {
         match self {
             Self::Nothing => writer.map(0, |_| ()),
             Self::Text(text) => writer.text(text),
+            Self::Said(message) => writer.map(1, |writer| {
+                writer.key("message");
+                writer.text(message);
+            }),
             Self::Error(error) => writer.map(1, |writer| {
                 writer.key("error");
                 writer.text(error);

@@ -266,6 +266,11 @@ impl Subscriptions {
         });
     }
 
+    /// Ends those that have begun to queues that are not allowed.
+    pub(super) fn end_forbidden(&mut self, may: impl Fn(&FullName) -> bool, resources: &mut Resources<'_>) {
+        self.end_if(resources, |one| one.begins_for.is_none() && !may(&one.queue.name));
+    }
+
     /// Ends all.
     pub(super) fn end_all(&mut self, resources: &mut Resources<'_>) {
         self.end_if(resources, |_| true);
