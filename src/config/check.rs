@@ -38,6 +38,13 @@ fn check_operation(settings: &operation::Settings, budget_bytes: usize) -> Resul
         ),
         exceeds("max_pb_bytes", s.max_pb_bytes, "an eighth of shard_budget_bytes", budget_bytes / 8),
         exceeds("max_pb_bytes", s.max_pb_bytes, "2 GiB", u32::MAX as usize / 2),
+        // A request takes twice its bytes, and must fit beside others.
+        exceeds(
+            "zaqar_max_request_bytes",
+            s.zaqar_max_request_bytes,
+            "an eighth of shard_budget_bytes",
+            budget_bytes / 8,
+        ),
         (
             i64::from(s.produce_window) < INITIAL_CREDIT,
             format!("produce_window: {} is below the initial credit of {INITIAL_CREDIT}", s.produce_window),

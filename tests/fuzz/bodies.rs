@@ -682,7 +682,11 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             rig.call(|session, cx| session.answer(operation, answer, cx));
         }
         // Without an answer, or not for streaming sessions.
-        Command::Leave { .. } | Command::Manage { .. } | Command::Order { .. } => {}
+        Command::Leave { .. }
+        | Command::Manage { .. }
+        | Command::Order { .. }
+        | Command::Authenticate { .. }
+        | Command::Vouch => {}
         Command::Renew { operation, .. } => {
             let renewed = if fails { Err(Fault::Unverified) } else { Ok(()) };
             rig.call(|session, cx| session.answer(operation, Answer::Renewed(renewed), cx));

@@ -235,6 +235,12 @@ impl Session {
         Some(Outcome::refused(403, fault.to_string()))
     }
 
+    /// Returns whether the client may create a queue by using it.
+    pub(super) fn may_create(&self, (project, name): &FullName) -> bool {
+        let caller = Caller { project: project.clone(), ..self.caller.clone() };
+        [Right::Produce, Right::Manage].iter().any(|right| caller.may(*right, name))
+    }
+
     /// Returns the code and the reason of a Close that is due.
     pub fn farewell(&self) -> Option<(CloseCode, &'static str)> {
         let code = self.close?;

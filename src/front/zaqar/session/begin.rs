@@ -74,12 +74,11 @@ pub(super) fn rights<'a>(action: &'a Action<'_>) -> Option<(&'a str, &'static [R
 }
 
 /// Returns the outcome of an action whose queue does not exist.
-pub(super) fn without_queue(action: &Action<'_>) -> Outcome {
-    let checked = check(action);
-    if let Err(outcome) = checked {
+pub(super) fn without_queue(request: &Request<'_>) -> Outcome {
+    if let Err(outcome) = check(request) {
         return outcome;
     }
-    match action {
+    match &request.action {
         Action::QueueGetStats { .. } => queues::no_stats(),
         Action::QueuePurge { .. } => queues::purged(),
         Action::MessageGet { .. } => messages::no_message(),
@@ -93,9 +92,12 @@ pub(super) fn without_queue(action: &Action<'_>) -> Outcome {
 }
 
 /// Checks the ranges of the fields of an action, whether its queue exists or not.
-fn check(action: &Action<'_>) -> Result<(), Outcome> {
-    match action {
-        Action::MessageList { limit, .. } => limits::page(*limit).map(drop),
+fn check(request: &Request<'_>) -> Result<(), Outcome> {
+    match &request.action {
+        Action::MessageList { limit, .. } => {
+            post::client_id(&request.headers.client)?;
+            limits::page(*limit).map(drop)
+        }
         Action::MessageGetMany { messages: ids, .. } => messages::check_count(*ids),
         Action::MessageDeleteMany { messages: ids, pop, .. } => match (ids, pop) {
             (Some(ids), None) => messages::check_count(*ids),
@@ -154,7 +156,7 @@ pub(super) fn without(
             _ => Progress::Done(queues::purged()),
         },
         Action::SubscriptionList { queue, marker, limit } => {
-            let page = limit.clone().map_err(Outcome::bad).and_then(limits::page);
+            let page = (*limit).map_err(Outcome::bad).and_then(limits::page);
             match (named(queue), marker, page) {
                 (_, Err(why), _) => Progress::Done(Outcome::bad(*why)),
                 (_, _, Err(outcome)) => Progress::Done(outcome),
@@ -189,7 +191,7 @@ pub(super) fn with(
     turn: u16,
     call: &mut Call<'_, '_>,
 ) -> Progress {
-    if let Err(outcome) = check(&request.action) {
+    if let Err(outcome) = check(request) {
         return Progress::Done(outcome);
     }
     match &request.action {

@@ -62,8 +62,19 @@ impl Incoming {
             }
         }
         self.bytes.extend_from_slice(piece);
-        self.due = Some(resources.now.mono + Millis::from(resources.settings.pb_timeout));
+        self.due.get_or_insert(resources.now.mono + Millis::from(resources.settings.pb_timeout));
         Ok(if fin { Taken::Whole(&self.bytes) } else { Taken::Part })
+    }
+
+    /// Takes the last piece back, of `bytes` bytes, because there is no room to handle the request. It is passed in again.
+    pub(super) fn take_back(&mut self, bytes: usize) {
+        self.bytes.truncate(self.bytes.len().saturating_sub(bytes));
+    }
+
+    /// Gives the rest its whole time again, because the server had no room for it.
+    pub(super) fn excuse(&mut self, resources: &Resources<'_>) {
+        let timeout = Millis::from(resources.settings.pb_timeout);
+        self.due = self.due.map(|_| resources.now.mono + timeout);
     }
 
     /// Forgets the pieces, because the request was handled or the connection is closed.

@@ -34,21 +34,16 @@ fn by_partition(mut messages: Vec<(Partition, Offset)>) -> ByPartition {
 }
 
 /// Reads the ids of a request. Those that are no ids of the queue name nothing.
-fn read_ids(queue: &KnownQueue, ids: Texts<'_>) -> Result<Vec<(Partition, Offset)>, Outcome> {
-    match ids.count_to(PAGE_MAX) {
-        count if (1..=PAGE_MAX).contains(&count) => {
-            let life = Life::of(&queue.info);
-            Ok(ids.iter().filter_map(|id| read(queue, life, &id)).collect())
-        }
-        count => Err(Outcome::bad(format!("message_ids: {count} are not from 1 to {PAGE_MAX}"))),
-    }
+fn read_ids(queue: &KnownQueue, ids: Texts<'_>) -> Vec<(Partition, Offset)> {
+    let life = Life::of(&queue.info);
+    ids.iter().filter_map(|id| read(queue, life, &id)).collect()
 }
 
 fn read(queue: &KnownQueue, life: Life, id: &str) -> Option<(Partition, Offset)> {
     life.read_message(id).filter(|(partition, _)| partition.0 < queue.info.partitions)
 }
 
-/// Checks the number of ids of a request, for a queue that does not exist.
+/// Checks the number of ids of a request.
 pub(super) fn check_count(ids: Texts<'_>) -> Result<(), Outcome> {
     match ids.count_to(PAGE_MAX) {
         count if (1..=PAGE_MAX).contains(&count) => Ok(()),
@@ -78,11 +73,10 @@ pub(super) fn get(queue: &KnownQueue, id: &str, call: &mut Call<'_, '_>) -> Prog
 /// Reads messages. Those that do not exist are left out.
 pub(super) fn get_many(queue: &KnownQueue, ids: Texts<'_>, call: &mut Call<'_, '_>) -> Progress {
     match read_ids(queue, ids) {
-        Ok(messages) if messages.is_empty() => {
+        messages if messages.is_empty() => {
             Progress::Done(Outcome::new(200, Body::Messages(Vec::new(), None)))
         }
-        Ok(messages) => find(queue, messages, false, call),
-        Err(outcome) => Progress::Done(outcome),
+        messages => find(queue, messages, false, call),
     }
 }
 
@@ -172,11 +166,10 @@ pub(super) fn delete(queue: &KnownQueue, id: &str, claim: Option<&str>, call: &m
 
 /// Deletes messages, claimed or not. Those that do not exist are left out.
 pub(super) fn delete_many(queue: &KnownQueue, ids: Texts<'_>, call: &mut Call<'_, '_>) -> Progress {
-    let messages = match read_ids(queue, ids) {
-        Ok(messages) if messages.is_empty() => return Progress::Done(deleted()),
-        Ok(messages) => messages,
-        Err(outcome) => return Progress::Done(outcome),
-    };
+    let messages = read_ids(queue, ids);
+    if messages.is_empty() {
+        return Progress::Done(deleted());
+    }
     let parts = by_partition(messages);
     let left = parts.len();
     for (partition, offsets) in parts {

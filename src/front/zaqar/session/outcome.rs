@@ -7,12 +7,15 @@ use super::super::answer::{self, Echo};
 use super::super::document::{Document, Format};
 use super::super::writer::Writer;
 use super::super::{body, texts};
+use super::CLAIMS_OF;
 use super::ids::Life;
+use super::known::KnownQueue;
+use super::task::Call;
 use crate::base::attributes::Attributes;
 use crate::base::batch::StoredBatch;
 use crate::base::clock::{Now, rfc3339};
 use crate::base::error::{Fault, StoreFault};
-use crate::base::manage::Stored;
+use crate::base::manage::{Manage, Stored};
 use crate::base::millis::UnixMillis;
 use crate::base::names::QueueName;
 use crate::base::units::{Offset, Partition};
@@ -132,6 +135,29 @@ impl Outcome {
     /// Returns the outcome of an action that failed in the store.
     pub(super) fn store_fault(fault: StoreFault) -> Self {
         Self::fault(&fault.into())
+    }
+
+    /// Returns about how many bytes of messages it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.body {
+            Body::Messages(messages, _) | Body::Claimed(_, messages) | Body::Claim(_, _, messages) => {
+                let bytes = |one: &Shown| one.stored.batch.stored_bytes();
+                let is_first = |at: usize| {
+                    at == 0 || messages[at - 1].stored.base_offset != messages[at].stored.base_offset
+                };
+                messages.iter().enumerate().filter(|(at, _)| is_first(*at)).map(|(_, one)| bytes(one)).sum()
+            }
+            Body::Message(message) => message.stored.batch.stored_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Takes back what nobody has seen, because the answer is not written and the connection is closed.
+    pub(super) fn abandon(&self, queue: Option<&KnownQueue>, call: &mut Call<'_, '_>) {
+        let (Body::Claimed(Some(id), _), Some(queue)) = (&self.body, queue) else { return };
+        if let Some((partition, lease)) = Life::of(&queue.info).read_claim(id) {
+            call.manage(queue, partition, Manage::Release(CLAIMS_OF, lease));
+        }
     }
 
     /// Appends the answer.
