@@ -334,7 +334,7 @@ mod tests {
         let request = ClientRequest {
             host: "127.0.0.1:9000",
             path: "/",
-            subprotocol: SUBPROTOCOL,
+            subprotocol: Some(SUBPROTOCOL),
             headers: &[("X-Project-Id", project.to_string()), ("Client-ID", client.to_string())],
         };
         let handshake = ClientHandshake::start(&request, &mut asked);

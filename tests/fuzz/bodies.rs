@@ -307,7 +307,7 @@ pub fn handshake(data: &[u8]) {
         }
         assert!(matches!(Handshake::read(&data[..used], &policy), Ok(Some(_))));
     }
-    let request = ClientRequest { host: "h", path: "/", subprotocol: "s", headers: &[] };
+    let request = ClientRequest { host: "h", path: "/", subprotocol: Some("s"), headers: &[] };
     let _ = ClientHandshake::start(&request, &mut Vec::new()).handle(data);
 }
 
