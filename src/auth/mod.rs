@@ -43,7 +43,6 @@ mod state;
 mod throttle;
 pub mod token;
 
-pub use crate::access::{Permission, SigningKey};
 pub use crate::base::secret::Secret;
 pub use credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX};
 pub use desk::{Desk, Waiting};

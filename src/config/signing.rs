@@ -1,6 +1,6 @@
 //! Reads the key of pre-signed requests from the file of the setting.
 
-use crate::auth::SigningKey;
+use crate::access::SigningKey;
 use crate::base::setting::Unworkable;
 use crate::shard::Settings;
 use crate::tls::files;

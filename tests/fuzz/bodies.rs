@@ -739,7 +739,8 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
                 session.answer(operation, Answer::Fetched { partition, result: fetched }, cx)
             });
         }
-        Command::Cancel { .. } | Command::Report { .. } => {}
+        // A streaming client does not send the last two.
+        Command::Cancel { .. } | Command::Report { .. } | Command::Authenticate { .. } | Command::Vouch => {}
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::auth::{Permission, SigningKey};
+use crate::access::{Permission, SigningKey};
 use crate::base::clock::read_iso8601;
 use crate::base::millis::UnixMillis;
 use crate::base::names::{Project, QueueName};

@@ -16,7 +16,7 @@ use super::applicant::{Admitted, Applicant};
 use super::deadlines::Armed;
 use super::entry::{self, RefusedHeaders};
 use super::liveness::{Liveness, Look, REFUSED_READ_BYTES, closed_read_bytes};
-use super::logins::Login;
+use super::login::Login;
 use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
 use super::pass::{Due, Ended, Pass};
 use super::peer::Peer;

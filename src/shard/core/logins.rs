@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::applicant::{Admitted, Applicant};
 use super::grants::fault_of;
+use super::login::Login;
 use super::pass::Pass;
 use super::{Connection, ConnectionId, Connections, Core};
 use crate::access::{Grant, Permit};
@@ -20,19 +21,6 @@ use crate::ws::handshake::Refusal;
 
 /// How long the verdict on a token may take, also beyond the end of the grant in force.
 const LOGIN_MAX: Millis = Millis::new(10_000);
-
-/// A client whose token waits for its verdict.
-#[derive(Debug)]
-pub(super) struct Login {
-    operation: OperationId,
-    pub(super) key: Key,
-    /// The token, until the judge is asked.
-    credential: Option<Credential>,
-    /// The project that the client names.
-    project: Option<Project>,
-    /// When the wait ends.
-    pub(super) until: Millis,
-}
 
 impl<S: Store<Connections>> Core<S> {
     /// Admits a client without a credential, which may authenticate later.

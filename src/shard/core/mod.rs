@@ -12,7 +12,7 @@
 //! | `entry` | the request that opens a connection; `applicant`, `admission`: its client, and the verdict on it |
 //! | `authentication` | asks who clients are, and admits them; `questions` to the judge; `verdicts` that are `remembered` |
 //! | `grants` | renews and changes the grants of open connections; `audit` logs what happens to clients |
-//! | `strangers` | clients that have not authenticated yet; `logins`: clients that do so on an open connection |
+//! | `strangers` | clients that have not authenticated yet; `login`, `logins`: clients that do so on an open connection |
 //! | `pass` | the grant of a connection, when it ends, and its renewal |
 //! | `liveness` | the silence of a peer: timeouts, pings, and the wait for it to close |
 //! | `output` | the output of a connection: framed bytes, and how many its transport accepted |
@@ -51,6 +51,7 @@ mod entry;
 mod grants;
 mod letter;
 mod liveness;
+mod login;
 mod logins;
 mod orders;
 mod output;
