@@ -80,7 +80,7 @@ class Millstream:
 
     def __init__(self, binary, keystone=None):
         self.place = tempfile.TemporaryDirectory()
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--cores", "0", "--store", "memory"]
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--cores", "0", "--data-dir", self.place.name + "/data"]
         if keystone:
             account = Path(self.place.name) / "account"
             account.write_text("username = millstream\nuser_domain_id = default\npassword = unchecked\nproject_name = service\nproject_domain_id = default\n")
