@@ -5,6 +5,8 @@
 
 #[path = "fuzz/bodies.rs"]
 mod bodies;
+#[path = "fuzz/documents.rs"]
+mod documents;
 #[path = "fuzz/stored.rs"]
 mod stored;
 
@@ -148,4 +150,9 @@ fn notes() {
 #[test]
 fn packed() {
     run_mutated("packed", stored::packed);
+}
+
+#[test]
+fn zaqar() {
+    run_mutated("zaqar", documents::zaqar);
 }

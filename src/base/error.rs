@@ -423,7 +423,7 @@ impl fmt::Display for StoreFault {
                 "queue_name: the topic name made of project and queue is longer than Kafka's {TOPIC_NAME_CHARS_MAX} characters"
             ),
             Self::NoCatalogue => {
-                f.write_str("queues are listed and deleted where the embedded log is the store")
+                f.write_str("Kafka keeps no catalogue of queues: list and delete topics with its own tools")
             }
             Self::Unavailable(why) => write!(f, "store: {why}"),
         }

@@ -44,7 +44,7 @@ use crate::base::millis::Millis;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::QueueId;
 use crate::base::units::{Offset, Partition};
-use crate::operation::{Answer, Caller, Granted, OperationId};
+use crate::operation::{Answer, Caller, Granted, OperationId, SubscriptionInfo};
 use crate::ws::{CloseCode, MessageKind};
 
 /// The protocol of a connection, with its state.
@@ -147,6 +147,22 @@ impl Front {
             Self::Streaming(session) => session.reads(queue),
             Self::Zaqar(session) => session.reads(queue),
             Self::Echo(_) => false,
+        }
+    }
+
+    /// Returns the subscriptions of the connection to a queue.
+    pub fn subscriptions(&self, name: &FullName) -> Vec<SubscriptionInfo> {
+        match self {
+            Self::Zaqar(session) => session.subscriptions(name),
+            Self::Streaming(_) | Self::Echo(_) => Vec::new(),
+        }
+    }
+
+    /// Ends subscriptions of the connection to a queue: the one with this id, or all.
+    pub fn end_subscriptions(&mut self, name: &FullName, id: Option<&str>, cx: &mut Cx<'_>) {
+        match self {
+            Self::Zaqar(session) => session.end_subscriptions(name, id, cx),
+            Self::Streaming(_) | Self::Echo(_) => {}
         }
     }
 

@@ -1,12 +1,14 @@
 //! The shard's answers to the commands of an operation.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::base::attributes::Attributes;
 use crate::base::batch::Fetched;
 use crate::base::claim::{Grant, Lost};
 use crate::base::error::{Fault, StoreFault};
 use crate::base::manage::Managed;
+use crate::base::millis::Millis;
 use crate::base::names::QueueName;
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition, Sequence};
@@ -79,6 +81,13 @@ pub enum Answer {
         /// The queues whose home the shard is, by name.
         queues: Vec<ListedQueue>,
     },
+    /// One shard's part of the answer to `Order::Subscriptions`.
+    Subscriptions {
+        /// How many parts there are.
+        of: u16,
+        /// The subscriptions that were found.
+        found: Vec<SubscriptionInfo>,
+    },
     /// The answer to `Renew`. The front has the new grant already.
     Renewed(Result<(), Fault>),
     /// The answer to `Resolve`.
@@ -97,4 +106,19 @@ pub struct ListedQueue {
     pub name: QueueName,
     /// Its attributes.
     pub attributes: Attributes,
+}
+
+/// A subscription of a connection to a queue.
+#[derive(Clone, Debug)]
+pub struct SubscriptionInfo {
+    /// Its id.
+    pub id: Arc<str>,
+    /// The connection, as text.
+    pub subscriber: Arc<str>,
+    /// How long it lasts, in seconds.
+    pub ttl_secs: u32,
+    /// When it began, by the monotonic clock.
+    pub since: Millis,
+    /// What its client has said of it, as JSON text.
+    pub options: Arc<str>,
 }

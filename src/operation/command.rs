@@ -190,4 +190,21 @@ pub enum Order {
         /// The most queues of each shard.
         limit: usize,
     },
+    /// Find the subscriptions of connections to a queue, or end them. Each shard answers with an
+    /// [`Answer::Subscriptions`](super::Answer::Subscriptions).
+    Subscriptions {
+        /// The queue.
+        name: FullName,
+        /// What is wanted.
+        what: SubscriptionOrder,
+    },
+}
+
+/// What an operation wants of the subscriptions to a queue.
+#[derive(Clone, Debug)]
+pub enum SubscriptionOrder {
+    /// Describe them.
+    Find,
+    /// End the one with this id; `None`: all.
+    End(Option<Box<str>>),
 }

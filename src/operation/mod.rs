@@ -44,11 +44,11 @@ mod shown;
 mod subject;
 mod word;
 
-pub use answer::{Answer, ListedQueue};
+pub use answer::{Answer, ListedQueue, SubscriptionInfo};
 pub use claim::{
     ByClaim, Claim, ClaimEnd, ClaimId, ClaimRequest, ClaimTerms, LostClaim, News, Outgoing, Ranges, UNAWAITED,
 };
-pub use command::{Command, OperationId, Order, Target};
+pub use command::{Command, OperationId, Order, SubscriptionOrder, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Completion, NO_ATTRIBUTES, NO_CLAIMS, NewQueue, Request, StateKeeping, Store, Stream};
 use crate::base::attributes::Attributes;
 use crate::base::batch::{Batch, BatchBuilder, Record, Shape, StoredBatch};
-use crate::base::claim::View;
+use crate::base::claim::{LeaseId, View};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Only};
@@ -386,7 +386,10 @@ fn a_store_without_ledgers_refuses_requests_about_single_messages<L: Lab>(lab: &
     let find = Manage::Find(vec![Offset(0)]);
     let remove = Manage::Remove { offsets: vec![Offset(0)], only: Only::All };
     let pop = Manage::Pop { messages_max: 1, bytes_max: 100 };
-    for what in [Manage::Stats, find, remove, pop, Manage::Purge] {
+    let (client, lease) = (ClientId::from(1), LeaseId(1));
+    let renew = Manage::Renew { client, lease, ttl_secs: 60, grace_secs: 0 };
+    let (look, release) = (Manage::Claim(client, lease), Manage::Release(client, lease));
+    for what in [Manage::Stats, find, remove, pop, Manage::Purge, look, renew, release] {
         let partition = trial.key(Partition(0));
         let token = trial.submit("manage", |token| Request::Manage { token, partition, what });
         match trial.completion_of(token) {

@@ -170,7 +170,8 @@ impl ServerSession {
                 | Answer::Managed { .. }
                 | Answer::Wished(_)
                 | Answer::Deleted(_)
-                | Answer::Listed { .. },
+                | Answer::Listed { .. }
+                | Answer::Subscriptions { .. },
                 _,
             ) => {}
         }

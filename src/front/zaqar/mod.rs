@@ -29,6 +29,8 @@ mod msgpack;
 pub mod repr;
 pub mod request;
 mod session;
+#[cfg(test)]
+mod tests;
 pub mod texts;
 mod tokens;
 mod transcode;

@@ -146,6 +146,13 @@ pub fn data(raw: &[u8]) -> &[u8] {
     head(raw).and_then(|head| raw.get(head.bytes..head.bytes + head.data)).unwrap_or(&[])
 }
 
+/// Returns the data of checked text.
+#[inline]
+pub fn text(raw: &[u8]) -> Option<&[u8]> {
+    let head = head(raw).filter(|head| head.kind == Kind::Text)?;
+    raw.get(head.bytes..head.bytes + head.data)
+}
+
 /// Returns the value of an integer.
 pub fn integer(raw: &[u8]) -> Option<i128> {
     let first = *raw.first()?;

@@ -133,7 +133,7 @@ impl<'a> Request<'a> {
                 Format::Json => texts::UNDECODABLE_JSON,
                 Format::MessagePack => texts::UNDECODABLE_MESSAGE_PACK,
             };
-            refuse(Echo::default(), format!("{text} It has {undecodable}.").into())
+            refuse(Echo::default(), format!("{text} Error {undecodable}.").into())
         })?;
         let root = document.root();
         if root.kind() != Kind::Map {

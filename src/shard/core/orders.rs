@@ -1,12 +1,13 @@
 //! What operations ask of whole queues: to find, create and delete one, and to list those of a project. Each order goes
 //! to the queue's home, a list to every shard.
 
-use super::{Asking, Connections, Core, Letter};
+use super::{Asking, Connection, ConnectionId, Connections, Core, Letter};
 use crate::base::clock::Now;
 use crate::base::names::{FullName, queue_hash};
 use crate::base::queue::home;
 use crate::base::wish::Wish;
-use crate::operation::{Answer, ListedQueue, Order};
+use crate::front::Front;
+use crate::operation::{Answer, ListedQueue, Order, SubscriptionInfo, SubscriptionOrder};
 use crate::store::Store;
 
 impl<S: Store<Connections>> Core<S> {
@@ -17,7 +18,7 @@ impl<S: Store<Connections>> Core<S> {
                 home if home == self.shard => self.take_order(now, by, order),
                 home => self.outboxes[usize::from(home)].push(Letter::Order { by, order }),
             },
-            Order::List { .. } => {
+            Order::List { .. } | Order::Subscriptions { .. } => {
                 for shard in self.others() {
                     let order = order.clone();
                     self.outboxes[usize::from(shard)].push(Letter::Order { by, order });
@@ -43,7 +44,36 @@ impl<S: Store<Connections>> Core<S> {
                     listed.into_iter().map(|(name, attributes)| ListedQueue { name, attributes }).collect();
                 self.answer_order(now, by, Answer::Listed { of: self.shards, queues });
             }
+            Order::Subscriptions { name, what } => {
+                let found = self.handle_subscriptions(now, &name, &what);
+                self.answer_order(now, by, Answer::Subscriptions { of: self.shards, found });
+            }
         }
+    }
+
+    /// Finds the subscriptions of this shard's connections to a queue, or ends them.
+    fn handle_subscriptions(
+        &mut self,
+        now: Now,
+        name: &FullName,
+        what: &SubscriptionOrder,
+    ) -> Vec<SubscriptionInfo> {
+        let fronts = |id| {
+            let front = self.connections.get(id).and_then(Connection::front)?;
+            Some((id, front.subscriptions(name))).filter(|(_, found)| !found.is_empty())
+        };
+        let found: Vec<(ConnectionId, Vec<SubscriptionInfo>)> =
+            self.connections.ids().filter_map(fronts).collect();
+        if let SubscriptionOrder::End(only) = what {
+            for (id, _) in &found {
+                self.with_dirty(now, *id, |connection, env| {
+                    connection.with_front(env, |front: &mut Front, cx| {
+                        front.end_subscriptions(name, only.as_deref(), cx);
+                    });
+                });
+            }
+        }
+        found.into_iter().flat_map(|(_, found)| found).collect()
     }
 
     pub(super) fn answer_order(&mut self, now: Now, by: Asking, answer: Answer) {

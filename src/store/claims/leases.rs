@@ -178,7 +178,7 @@ fn first_of(live: &Live) -> Vec<Offset> {
 }
 
 /// Returns a lease as it is now, with those of the messages found that it holds.
-fn view(now: Now, live: &Live, found: Vec<(StoredBatch, Offset)>) -> ClaimView {
+pub(super) fn view(now: Now, live: &Live, found: Vec<(StoredBatch, Offset)>) -> ClaimView {
     let (ttl_secs, since) = match live.ttl_secs {
         0 => (live.ends.since(now.mono).as_secs_up(), now.mono),
         ttl => (ttl, live.ends.saturating_sub(Millis::from_secs(ttl)).min(now.mono)),

@@ -13,7 +13,7 @@ mod settings;
 
 pub use settings::{Settings, WhenFull};
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -25,7 +25,8 @@ use super::stock::{Holding, Portion, Stock};
 use super::waiting::Waiting;
 use super::window::{cap, stored_at};
 use super::{
-    Asker, Completion, Fence, Life, NewQueue, Request, StateKeeping, Store, StoreCounters, Stream, Tail,
+    Asker, Completion, Fence, Life, NewQueue, QueueSummary, Request, StateKeeping, Store, StoreCounters,
+    Stream, Tail,
 };
 use crate::access::{StorageShare, Tenants};
 use crate::base::batch::{Batch, Fetched, StoredBatch};
@@ -104,10 +105,35 @@ impl<F> Ring<F> {
     }
 }
 
+impl<F> Ring<F> {
+    /// Returns what the partition holds.
+    fn summary(&self, unix: UnixMillis) -> QueueSummary {
+        let mut holding = Holding::default();
+        self.stock.add_to(&mut holding, Offset::ZERO, unix);
+        let at = |of: Option<(Offset, Option<UnixMillis>)>| {
+            of.and_then(|(offset, known)| known.or_else(|| stored_at(&self.batches, offset)))
+        };
+        QueueSummary {
+            partitions: 0,
+            messages: holding.visible + holding.delayed,
+            bytes: holding.bytes,
+            oldest: at(holding.oldest),
+            newest: at(holding.newest),
+        }
+    }
+}
+
 /// Returns what a batch adds to the stock.
 fn portion(stored: &StoredBatch) -> Portion {
     let (offsets, bytes) = (stored.base_offset..stored.end_offset(), stored.batch.stored_bytes() as u64);
     Portion::of_batch(offsets, bytes, stored.timestamp, stored.expiry(), stored.visible())
+}
+
+/// A queue that was made.
+#[derive(Clone, Debug)]
+struct Made {
+    queue: NewQueue,
+    incarnation: u64,
 }
 
 /// The memory store of one shard.
@@ -127,8 +153,12 @@ pub struct Memory<T: Asker> {
     incarnation: u64,
     signing: Signing,
     /// The queues whose home is this shard.
-    queues: HashMap<FullName, NewQueue>,
-    /// The projects, if their storage is limited.
+    queues: HashMap<FullName, Made>,
+    /// The number of queues that were made.
+    made: u64,
+    /// The queues that were deleted: 8 bytes each, until the end of the server.
+    deleted: HashSet<QueueId>,
+    /// The projects.
     tenants: Option<Arc<Tenants>>,
     fence: Fence,
     completions: VecDeque<Completion<T>>,
@@ -152,6 +182,8 @@ impl<T: Asker> Memory<T> {
             incarnation,
             signing: Signing { key: uuid::Uuid::new_v4().as_u128(), ..Signing::default() },
             queues: HashMap::new(),
+            made: 0,
+            deleted: HashSet::new(),
             tenants: None,
             fence: Fence::default(),
             completions: VecDeque::new(),
@@ -166,8 +198,9 @@ impl<T: Asker> Memory<T> {
     }
 
     fn life(&self, name: &FullName) -> Result<Life, StoreFault> {
-        let NewQueue { partitions, attributes } = self.queues.get(name).ok_or(StoreFault::NoQueue)?.clone();
-        Ok(Life { incarnation: self.incarnation, partitions, signing: self.signing, attributes })
+        let Made { queue, incarnation } = self.queues.get(name).ok_or(StoreFault::NoQueue)?.clone();
+        let NewQueue { partitions, attributes } = queue;
+        Ok(Life { incarnation, partitions, signing: self.signing, attributes })
     }
 
     fn append(&mut self, now: Now, token: T::Append, stream: Stream, key: PartitionKey, batch: Batch) {
@@ -176,6 +209,10 @@ impl<T: Asker> Memory<T> {
         let count = u64::from(batch.count());
         if self.fence.is_closed(stream) {
             return self.refuse(token, count, StoreFault::Fenced);
+        }
+        if self.deleted.contains(&key.queue) {
+            self.fence.close(now, stream);
+            return self.refuse(token, count, StoreFault::Deleted);
         }
         let fits = self.bytes + cost <= self.bytes_max;
         if !fits && (self.when_full == WhenFull::Refuse || cost > self.bytes_max) {
@@ -187,7 +224,8 @@ impl<T: Asker> Memory<T> {
         }
         let partition = self.partitions.entry(key).or_default();
         if partition.share.is_none() {
-            let tenant = self.tenants.as_ref().and_then(|tenants| tenants.of_queue(key.queue));
+            let counted = self.tenants.as_ref().filter(|tenants| tenants.counts_storage());
+            let tenant = counted.and_then(|tenants| tenants.of_queue(key.queue));
             partition.share = tenant.and_then(|tenant| tenant.share());
         }
         if let Some(share) = &mut partition.share {
@@ -310,6 +348,10 @@ impl<T: Asker> Memory<T> {
     }
 
     fn fetch(&mut self, now: Now, key: PartitionKey, mut fetch: Fetch<T::Fetch>) {
+        if self.deleted.contains(&key.queue) {
+            let result = Err(StoreFault::Deleted);
+            return self.completions.push_back(Completion::Fetched { token: fetch.token, result });
+        }
         let fetched = match self.partitions.get(&key) {
             Some(of) if fetch.from > of.end => Fetched::rewound(),
             Some(of) => read(&of.batches, of.end, now, &fetch),
@@ -333,9 +375,12 @@ impl<T: Asker> Memory<T> {
         }
     }
 
-    fn resolve(&self, key: PartitionKey, position: Position) -> Offset {
-        let Some(partition) = self.partitions.get(&key) else { return Offset::ZERO };
-        match position {
+    fn resolve(&self, key: PartitionKey, position: Position) -> Result<Offset, StoreFault> {
+        if self.deleted.contains(&key.queue) {
+            return Err(StoreFault::Deleted);
+        }
+        let Some(partition) = self.partitions.get(&key) else { return Ok(Offset::ZERO) };
+        Ok(match position {
             // The store has one timeline in each incarnation.
             Position::After { offset, .. } => offset.min(partition.end),
             Position::Latest => partition.end,
@@ -343,7 +388,7 @@ impl<T: Asker> Memory<T> {
                 let index = partition.batches.partition_point(|stored| stored.timestamp < time);
                 partition.batches.get(index).map_or(partition.end, |stored| stored.base_offset)
             }
-        }
+        })
     }
 }
 
@@ -352,20 +397,27 @@ impl<T: Asker> Store<T> for Memory<T> {
 
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
-            Request::Open { token, name, create, .. } => {
-                if let Some(new) = create {
-                    self.queues.entry(name.clone()).or_insert(new);
+            Request::Open { token, queue: id, name, create } => {
+                if let Some(queue) = create
+                    && !self.queues.contains_key(&name)
+                {
+                    let incarnation = self.incarnation.wrapping_add(self.made);
+                    self.made += 1;
+                    self.deleted.remove(&id);
+                    self.queues.insert(name.clone(), Made { queue, incarnation });
                 }
                 let result = self.life(&name);
                 self.completions.push_back(Completion::Opened { token, result });
             }
             Request::Alter { token, name, attributes, partitions } => {
-                self.queues.entry(name.clone()).and_modify(|of| *of = NewQueue { partitions, attributes });
+                let queue = NewQueue { partitions, attributes };
+                self.queues.entry(name.clone()).and_modify(|of| of.queue = queue);
                 let result = self.life(&name);
                 self.completions.push_back(Completion::Altered { token, result });
             }
-            Request::Delete { token, .. } => {
-                let result = Err(StoreFault::NoCatalogue);
+            Request::Delete { token, name } => {
+                let made = self.queues.remove(&name);
+                let result = made.map(|made| made.incarnation).ok_or(StoreFault::NoQueue);
                 self.completions.push_back(Completion::Deleted { token, result });
             }
             Request::Append { token, stream, partition, batch } => {
@@ -376,8 +428,8 @@ impl<T: Asker> Store<T> for Memory<T> {
                 self.fetch(now, partition, fetch);
             }
             Request::Resolve { token, partition, position } => {
-                let offset = self.resolve(partition, position);
-                self.completions.push_back(Completion::Resolved { token, result: Ok(offset) });
+                let result = self.resolve(partition, position);
+                self.completions.push_back(Completion::Resolved { token, result });
             }
             Request::Cancel { token, partition } => {
                 let Some(of) = self.partitions.get_mut(&partition) else { return Ok(()) };
@@ -414,6 +466,34 @@ impl<T: Asker> Store<T> for Memory<T> {
             done &= self.sweep(now);
         }
         (self.batches > 0).then_some(now.mono + if done { TICK } else { BUSY_TICK })
+    }
+
+    fn forget(&mut self, queue: QueueId, _incarnation: u64) {
+        self.deleted.insert(queue);
+        let keys: Vec<PartitionKey> =
+            self.partitions.keys().filter(|key| key.queue == queue).copied().collect();
+        for key in keys {
+            Store::<T>::release(self, key, Offset(u64::MAX));
+            let Some(mut partition) = self.partitions.remove(&key) else { continue };
+            for fetch in partition.waiting.take() {
+                let result = Err(StoreFault::Deleted);
+                self.completions.push_back(Completion::Fetched { token: fetch.token, result });
+            }
+        }
+    }
+
+    fn describe(&self, unix: UnixMillis) -> Result<Vec<(FullName, QueueSummary)>, StoreFault> {
+        let mut all: HashMap<FullName, QueueSummary> = HashMap::new();
+        for (name, made) in &self.queues {
+            let partitions = made.queue.partitions;
+            all.insert(name.clone(), QueueSummary { partitions, ..QueueSummary::default() });
+        }
+        for (key, partition) in &self.partitions {
+            let named = self.tenants.as_ref().and_then(|tenants| tenants.policies().get(key.queue));
+            let Some((name, _)) = named else { continue };
+            all.entry(name).or_default().merge(&partition.summary(unix));
+        }
+        Ok(all.into_iter().collect())
     }
 
     fn tail(&self, queue: &QueueInfo, partition: Partition) -> Option<Tail> {
@@ -471,7 +551,7 @@ impl<T: Asker> Store<T> for Memory<T> {
     }
 
     fn count_for(&mut self, tenants: &Arc<Tenants>) {
-        self.tenants = tenants.counts_storage().then(|| tenants.clone());
+        self.tenants = Some(tenants.clone());
     }
 
     fn counters(&self) -> StoreCounters {

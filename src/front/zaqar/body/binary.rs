@@ -17,11 +17,9 @@ pub fn find_genuine(body: Node<'_>) -> Option<Vec<u8>> {
     let mut tokens = Tokens::new(body);
     while let Some(token) = tokens.next() {
         match token {
-            Token::Map => {
-                if tokens.only_text(BASE64_KEY).is_some() {
-                    write_varint(ordinal, &mut genuine);
-                    ordinal += 1;
-                }
+            Token::Map if tokens.only_text(BASE64_KEY).is_some() => {
+                write_varint(ordinal, &mut genuine);
+                ordinal += 1;
             }
             Token::Value(value) if value.kind() == Kind::Binary => {
                 has_bytes = true;

@@ -9,7 +9,7 @@ use super::limits::{self, CLAIM_GRACE_SECS, CLAIM_SECS, CLAIM_TTL_SECS, PAGE_MAX
 use super::list::Wanted;
 use super::outcome::{Body, Outcome};
 use super::task::{Call, Progress};
-use super::{claims, list, messages, post, queues};
+use super::{claims, list, messages, post, queues, subscribed};
 use crate::access::{Right, Tenant};
 use crate::base::claim::View;
 use crate::base::error::PeerFault;
@@ -29,9 +29,10 @@ pub(super) enum Needs<'a> {
 /// Returns the queue that an action needs.
 pub(super) fn needs<'a>(action: &'a Action<'_>) -> Needs<'a> {
     match action {
-        Action::MessagePost { queue, .. } => Needs::MadeQueue(queue),
+        Action::MessagePost { queue, .. } | Action::SubscriptionCreate { queue, .. } => {
+            Needs::MadeQueue(queue)
+        }
         Action::QueueGetStats { queue }
-        | Action::QueuePurge { queue, .. }
         | Action::MessageList { queue, .. }
         | Action::MessageGet { queue, .. }
         | Action::MessageGetMany { queue, .. }
@@ -41,6 +42,7 @@ pub(super) fn needs<'a>(action: &'a Action<'_>) -> Needs<'a> {
         | Action::ClaimGet { queue, .. }
         | Action::ClaimUpdate { queue, .. }
         | Action::ClaimDelete { queue, .. } => Needs::Queue(queue),
+        Action::QueuePurge { queue, resources } if resources.messages => Needs::Queue(queue),
         _ => Needs::Nothing,
     }
 }
@@ -142,6 +144,29 @@ pub(super) fn without(request: &Request<'_>, project: &Project, call: &mut Call<
             Ok(name) => queues::delete(name, call),
             Err(_) => Progress::Done(queues::removed(queue)),
         },
+        Action::QueuePurge { queue, resources } => match named(queue) {
+            Ok(name) if resources.subscriptions => subscribed::purge(name, call),
+            _ => Progress::Done(queues::purged()),
+        },
+        Action::SubscriptionList { queue, marker, limit } => {
+            let page = limit.clone().map_err(Outcome::bad).and_then(limits::page);
+            match (named(queue), marker, page) {
+                (_, Err(why), _) => Progress::Done(Outcome::bad(*why)),
+                (_, _, Err(outcome)) => Progress::Done(outcome),
+                (Ok(name), Ok(marker), Ok(limit)) => {
+                    subscribed::list(name, marker.as_deref().unwrap_or_default(), limit, call)
+                }
+                (Err(_), ..) => Progress::Done(subscribed::none(queue)),
+            }
+        }
+        Action::SubscriptionGet { queue, subscription } => match named(queue) {
+            Ok(name) => subscribed::get(name, subscription, call),
+            Err(_) => Progress::Done(subscribed::no_subscription()),
+        },
+        Action::SubscriptionDelete { queue, subscription } => match named(queue) {
+            Ok(name) => subscribed::delete(name, subscription, call),
+            Err(_) => Progress::Done(subscribed::removed(subscription)),
+        },
         _ => Progress::Done(Outcome::failed(501, "this action is not implemented by this server")),
     }
 }
@@ -204,8 +229,7 @@ pub(super) fn with(
         }
         Action::ClaimDelete { claim, .. } => claims::delete(&queue, claim, call),
         Action::QueueGetStats { .. } => queues::stats(&queue, call),
-        Action::QueuePurge { resources, .. } if resources.messages => queues::purge(&queue, call),
-        Action::QueuePurge { .. } => Progress::Done(queues::purged()),
+        Action::QueuePurge { resources, .. } => queues::purge(&queue, resources.subscriptions, call),
         _ => without(request, &queue.name.0, call),
     }
 }

@@ -19,6 +19,15 @@ pub(super) const CLAIM_TTL_SECS: i64 = 300;
 pub(super) const CLAIM_GRACE_SECS: i64 = 60;
 /// The TTLs and graces of claims, in seconds.
 pub(super) const CLAIM_SECS: RangeInclusive<i64> = 60..=43_200;
+/// The TTL of a subscription that names none, in seconds.
+pub(super) const SUBSCRIPTION_TTL_SECS: u32 = 3_600;
+/// The TTLs of subscriptions, in seconds.
+pub(super) const SUBSCRIPTION_SECS: RangeInclusive<i64> = 60..=u32::MAX as i64;
+/// The most subscriptions of a connection. Each may hold one fetch of every partition (`fetch_bytes`), shared with other
+/// readers of the same messages.
+pub(super) const SUBSCRIPTIONS_MAX: usize = 64;
+/// The most bytes of the options of a subscription.
+pub(super) const OPTIONS_BYTES_MAX: usize = 4 << 10;
 /// The partitions of a queue that a request creates without naming a number: one, so that its order is strict.
 pub(super) const PARTITIONS: u16 = 1;
 /// The most bytes of messages that one request claims or pops in a partition. What is over comes with the next request.

@@ -17,6 +17,8 @@
 //! | `begin` | begins an action |
 //! | `task` | an action that waits for the shard |
 //! | `queues`, `post`, `list`, `messages`, `claims` | the actions |
+//! | `subscribed` | the actions about subscriptions |
+//! | `subscriptions` | the subscriptions of the connection |
 //! | `outcome` | what a request has come to |
 //! | `ids` | the ids of messages and claims |
 //! | `limits` | the limits of the API |
@@ -33,6 +35,8 @@ mod outcome;
 mod pending;
 mod post;
 mod queues;
+mod subscribed;
+mod subscriptions;
 mod task;
 
 use std::collections::VecDeque;
@@ -43,16 +47,19 @@ use self::incoming::{Incoming, Taken};
 use self::known::{KnownQueue, KnownQueues};
 use self::outcome::Outcome;
 use self::pending::{Class, EchoAt, Pending, State};
+use self::subscriptions::{Begun, Subscriptions};
 use self::task::{Call, Progress};
-use super::document::Format;
+use super::action::Action;
+use super::document::{Format, Node};
 use super::request::Request;
+use super::texts;
 use crate::access::{Right, Tenant, Tenants};
 use crate::base::budget::{Share, Wanted};
 use crate::base::error::{Fault, PeerFault, StoreFault};
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::QueueId;
 use crate::front::{Cx, DrainStep, FrontStatus, Origin};
-use crate::operation::{Answer, Caller, Command, Granted, OperationId, Order};
+use crate::operation::{Answer, Caller, Command, Granted, OperationId, Order, SubscriptionInfo};
 use crate::ws::{CloseCode, MessageKind};
 
 /// The client that the claims of this API belong to. Who knows the id of a claim may use it, so no other client does.
@@ -77,6 +84,7 @@ pub struct Session {
     incoming: Incoming,
     pending: VecDeque<Pending>,
     known: KnownQueues,
+    subscriptions: Subscriptions,
     /// The number of the last operation.
     last: u32,
     wanted: Option<Wanted>,
@@ -98,6 +106,7 @@ impl Session {
             incoming: Incoming::default(),
             pending: VecDeque::new(),
             known: KnownQueues::default(),
+            subscriptions: Subscriptions::default(),
             last: 0,
             wanted: None,
             close: None,
@@ -191,7 +200,7 @@ impl Session {
         self.pending.iter().take(before).all(|pending| match pending.state {
             State::Done(_) => true,
             State::Running(_) => pending.class == class && class != Class::Alone,
-            State::Waiting | State::Opening(_) | State::Creating(_) => false,
+            State::Waiting | State::Opening(_) | State::Creating(_) | State::Subscribing => false,
         })
     }
 
@@ -270,6 +279,9 @@ impl Session {
             return Err(State::Opening(name));
         };
         pending.queue = Some(queue.info.id);
+        if let Action::SubscriptionCreate { subscriber, ttl, options, .. } = &request.action {
+            return self.subscribe(pending, queue, (subscriber.as_deref(), *ttl, *options), cx);
+        }
         let tenant = self.tenant(&project, cx);
         self.turn = self.turn.wrapping_add(1);
         // The request itself is kept until it is answered.
@@ -279,6 +291,34 @@ impl Session {
         let progress = begin::with(request, queue, &tenant, self.turn, &mut call);
         pending.reserved = kept + reserved;
         Ok(progress)
+    }
+
+    /// Begins a subscription of this connection to a queue.
+    fn subscribe(
+        &mut self,
+        pending: &Pending,
+        queue: KnownQueue,
+        (subscriber, ttl, options): (Option<&str>, Option<i64>, Option<Node<'_>>),
+        cx: &mut Cx<'_>,
+    ) -> Result<Progress, State> {
+        let checked = subscribed::check(subscriber, ttl).and_then(|ttl| {
+            let name = queue.name.1.as_str();
+            if self.subscriptions.has(&queue.name) {
+                return Err(Outcome::text(409, texts::subscription_not_created(name)));
+            }
+            if self.subscriptions.is_full() {
+                return Err(subscribed::too_many());
+            }
+            Ok((ttl, subscribed::options(options)?))
+        });
+        let (ttl, options) = match checked {
+            Ok(checked) => checked,
+            Err(outcome) => return Ok(Progress::Done(outcome)),
+        };
+        self.last = self.last.wrapping_add(1);
+        let operation = OperationId(self.last);
+        self.subscriptions.begin(queue, (operation, pending.operation), ttl, options, &mut cx.resources);
+        Err(State::Subscribing)
     }
 
     /// Returns the project of a request.
@@ -336,8 +376,8 @@ impl Session {
 
     /// Handles an answer of the shard.
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
-        let Some(index) = self.pending.iter().position(|pending| pending.operation == operation) else {
-            return;
+        let Some(index) = self.index_of(operation) else {
+            return self.answer_subscription(operation, answer, cx);
         };
         let pending = &mut self.pending[index];
         match std::mem::replace(&mut pending.state, State::Waiting) {
@@ -351,8 +391,30 @@ impl Session {
             }
             State::Opening(name) => self.handle_opened(index, name, answer, cx),
             State::Creating(name) => self.handle_created(index, name, answer, cx),
-            state @ (State::Waiting | State::Done(_)) => pending.state = state,
+            state @ (State::Waiting | State::Subscribing | State::Done(_)) => pending.state = state,
         }
+        self.advance(cx);
+    }
+
+    fn index_of(&self, operation: OperationId) -> Option<usize> {
+        self.pending.iter().position(|pending| pending.operation == operation)
+    }
+
+    /// Handles an answer for a subscription.
+    fn answer_subscription(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
+        let (request, result) = match self.subscriptions.answer(operation, answer, cx.resources.now) {
+            Begun::Nothing => return,
+            Begun::Subscribed(request, queue, id) => {
+                (request, Ok(Outcome::new(201, outcome::Body::Subscribed(id, queue))))
+            }
+            Begun::Failed(request, fault) => (request, Err(fault)),
+        };
+        let Some(index) = self.index_of(request) else { return };
+        if result.is_ok() {
+            self.subscriptions.set_format(self.pending[index].format);
+        }
+        self.pending[index].state = State::Waiting;
+        self.end(index, result, cx);
         self.advance(cx);
     }
 
@@ -395,6 +457,18 @@ impl Session {
             pending.state = State::Creating(name);
             return;
         }
+        if let Action::QueuePurge { .. } = &request.action {
+            // Subscriptions outlive their queue.
+            let mut reserved = 0;
+            let mut call =
+                Call { operation: pending.operation, resources: &mut cx.resources, reserved: &mut reserved };
+            let progress = begin::without(&request, &name.0, &mut call);
+            pending.state = match progress {
+                Progress::Waits(task) => State::Running(task),
+                Progress::Done(outcome) => State::Done(outcome),
+            };
+            return;
+        }
         let outcome = begin::without_queue(&request.action);
         self.finish(index, outcome, cx);
     }
@@ -427,7 +501,7 @@ impl Session {
         {
             let State::Done(outcome) = &pending.state else { return };
             scratch.clear();
-            outcome.write(pending.format, &pending.echo(), cx.resources.now.unix, &mut scratch);
+            outcome.write(pending.format, &pending.echo(), cx.resources.now, &mut scratch);
             let kind = match pending.format {
                 Format::Json => MessageKind::Text,
                 Format::MessagePack => MessageKind::Binary,
@@ -444,6 +518,9 @@ impl Session {
             if scratch.capacity() > SCRATCH_BYTES {
                 scratch = Vec::new();
             }
+        }
+        if !self.subscriptions.is_empty() {
+            self.subscriptions.poll_transmit(&mut scratch, cx);
         }
     }
 
@@ -462,6 +539,7 @@ impl Session {
         if self.incoming.is_late(cx.resources.now) {
             self.close = Some(CloseCode::POLICY);
         }
+        self.subscriptions.handle_timeout(&mut cx.resources);
     }
 
     /// Takes a step of draining: requests that have not begun are refused.
@@ -475,6 +553,7 @@ impl Session {
     /// Releases everything, because the connection is closed.
     pub fn abandon(&mut self, cx: &mut Cx<'_>) {
         self.incoming.finish(&mut cx.resources);
+        self.subscriptions.end_all(&mut cx.resources);
         for pending in self.pending.drain(..) {
             let operation = pending.operation;
             if let State::Running(mut task) = pending.state {
@@ -489,12 +568,24 @@ impl Session {
     pub fn break_off(&mut self, _cx: &mut Cx<'_>) {}
 
     /// Returns whether it reads messages of a queue as they are stored.
-    pub fn reads(&self, _queue: QueueId) -> bool {
-        false
+    pub fn reads(&self, queue: QueueId) -> bool {
+        self.subscriptions.reads(queue)
     }
 
     /// Handles that a queue has more partitions.
-    pub fn handle_grown(&mut self) {}
+    pub fn handle_grown(&mut self) {
+        self.subscriptions.handle_grown();
+    }
+
+    /// Returns its subscriptions to a queue.
+    pub fn subscriptions(&self, name: &FullName) -> Vec<SubscriptionInfo> {
+        self.subscriptions.of(name).cloned().collect()
+    }
+
+    /// Ends subscriptions to a queue: the one with this id, or all.
+    pub fn end_subscriptions(&mut self, name: &FullName, id: Option<&str>, cx: &mut Cx<'_>) {
+        self.subscriptions.end(name, id, &mut cx.resources);
+    }
 
     /// Continues with another grant.
     pub fn handle_grant(&mut self, granted: Granted) {
@@ -515,8 +606,13 @@ impl Session {
             is_busy,
             is_producing: is_busy,
             waits_for_us: is_busy || self.wanted.is_some(),
-            goes_on: matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })),
-            next_deadline: self.incoming.due(),
+            is_consuming: !self.subscriptions.is_empty(),
+            goes_on: self.subscriptions.goes_on()
+                || matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })),
+            next_deadline: [self.incoming.due(), self.subscriptions.next_deadline()]
+                .into_iter()
+                .flatten()
+                .min(),
             ..FrontStatus::default()
         }
     }

@@ -1,6 +1,7 @@
 //! What a request has come to: the status and the body of its answer. It is written when the answers before it are.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::super::answer::{self, Echo};
 use super::super::document::{Document, Format};
@@ -9,12 +10,13 @@ use super::super::{body, texts};
 use super::ids::Life;
 use crate::base::attributes::Attributes;
 use crate::base::batch::StoredBatch;
-use crate::base::clock::rfc3339;
+use crate::base::clock::{Now, rfc3339};
 use crate::base::error::{Fault, StoreFault};
 use crate::base::manage::Stored;
 use crate::base::millis::UnixMillis;
+use crate::base::names::QueueName;
 use crate::base::units::{Offset, Partition};
-use crate::operation::ListedQueue;
+use crate::operation::{ListedQueue, SubscriptionInfo};
 
 /// What a request has come to.
 #[derive(Debug)]
@@ -50,6 +52,12 @@ pub(super) enum Body {
     Message(Box<Shown>),
     /// A new claim; `None` if there was nothing to claim.
     Claimed(Option<String>, Vec<Shown>),
+    /// A new subscription: its id and the name of its queue.
+    Subscribed(Arc<str>, QueueName),
+    /// Subscriptions to a queue.
+    Subscriptions(String, Vec<SubscriptionInfo>),
+    /// A subscription to a queue.
+    Subscription(String, Box<SubscriptionInfo>),
     /// A claim that is held: its age and its TTL in seconds, and its messages.
     Claim(u32, u32, Vec<Shown>),
 }
@@ -123,13 +131,14 @@ impl Outcome {
     }
 
     /// Appends the answer.
-    pub(super) fn write(&self, format: Format, echo: &Echo<'_>, unix: UnixMillis, out: &mut Vec<u8>) {
-        answer::answer(format, echo, self.status, out, |writer| self.body.write(unix, writer));
+    pub(super) fn write(&self, format: Format, echo: &Echo<'_>, now: Now, out: &mut Vec<u8>) {
+        answer::answer(format, echo, self.status, out, |writer| self.body.write(now, writer));
     }
 }
 
 impl Body {
-    fn write(&self, unix: UnixMillis, writer: &mut Writer<'_>) {
+    fn write(&self, now: Now, writer: &mut Writer<'_>) {
+        let unix = now.unix;
         match self {
             Self::Nothing => writer.map(0, |_| ()),
             Self::Text(text) => writer.text(text),
@@ -188,6 +197,16 @@ impl Body {
                 writer.key("messages");
                 write_all(messages, unix, writer);
             }),
+            Self::Subscribed(id, queue) => writer.map(2, |writer| {
+                writer.key("subscription_id");
+                writer.text(id);
+                writer.key("message");
+                writer.text(&texts::subscription_created(queue.as_str()));
+            }),
+            Self::Subscriptions(queue, all) => list(writer, "subscriptions", all, |writer, one| {
+                write_subscription(queue, one, now, writer);
+            }),
+            Self::Subscription(queue, one) => write_subscription(queue, one, now, writer),
             Self::Claim(age, ttl, messages) => writer.map(3, |writer| {
                 writer.key("age");
                 writer.integer(*age);
@@ -201,7 +220,10 @@ impl Body {
 }
 
 fn metadata(attributes: &Attributes, writer: &mut Writer<'_>) {
-    let json = attributes.to_json();
+    write_json(&attributes.to_json(), writer);
+}
+
+fn write_json(json: &str, writer: &mut Writer<'_>) {
     match Document::check(Format::Json, json.as_bytes()) {
         Ok(document) => writer.node(document.root()),
         // Nested deeper than a document may be: set by other means.
@@ -213,6 +235,25 @@ fn list<T>(writer: &mut Writer<'_>, key: &str, items: &[T], each: impl Fn(&mut W
     writer.map(1, |writer| {
         writer.key(key);
         writer.array(items.len(), |writer| items.iter().for_each(|item| each(writer, item)));
+    });
+}
+
+fn write_subscription(queue: &str, one: &SubscriptionInfo, now: Now, writer: &mut Writer<'_>) {
+    writer.map(7, |writer| {
+        writer.key("id");
+        writer.text(&one.id);
+        writer.key("source");
+        writer.text(queue);
+        writer.key("subscriber");
+        writer.text(&one.subscriber);
+        writer.key("ttl");
+        writer.integer(one.ttl_secs);
+        writer.key("age");
+        writer.integer(now.mono.since(one.since).as_secs());
+        writer.key("options");
+        write_json(&one.options, writer);
+        writer.key("confirmed");
+        writer.bool(false);
     });
 }
 

@@ -36,6 +36,8 @@ pub(super) enum State {
     Opening(FullName),
     /// It waits for its queue, which is being created.
     Creating(FullName),
+    /// It waits until its subscription has begun.
+    Subscribing,
     /// It waits for the shard.
     Running(Box<dyn Task>),
     /// It is done, and not answered.

@@ -16,7 +16,7 @@ use crate::base::manage::{Manage, Managed, PartitionStats};
 use crate::base::names::{FullName, Project};
 use crate::base::units::Partition;
 use crate::base::wish::{AlterFault, Wish};
-use crate::operation::{Answer, ListedQueue, Order};
+use crate::operation::{Answer, ListedQueue, Order, SubscriptionOrder};
 
 /// Returns the outcome of a wish that was not granted.
 pub(super) fn not_granted(fault: &AlterFault) -> Outcome {
@@ -159,6 +159,8 @@ enum Gathering {
 #[derive(Debug)]
 struct Gather {
     left: u16,
+    /// The shards that have not ended subscriptions yet: how many have, and of how many. `None` if that is not wanted.
+    ending: Option<(u16, Option<u16>)>,
     what: Gathering,
     fault: Option<StoreFault>,
 }
@@ -167,7 +169,7 @@ struct Gather {
 pub(super) fn stats(queue: &KnownQueue, call: &mut Call<'_, '_>) -> Progress {
     let life = Life::of(&queue.info);
     let stats = QueueStats { life, free: 0, claimed: 0, oldest: None, newest: None };
-    gather(queue, Gathering::Stats(stats), || Manage::Stats, call)
+    gather(queue, Gathering::Stats(stats), || Manage::Stats, None, call)
 }
 
 /// The answer to `queue_get_stats` if there is no such queue.
@@ -175,9 +177,13 @@ pub(super) fn no_stats() -> Outcome {
     Outcome::new(404, Body::Stats(None))
 }
 
-/// Deletes all messages of a queue.
-pub(super) fn purge(queue: &KnownQueue, call: &mut Call<'_, '_>) -> Progress {
-    gather(queue, Gathering::Purge, || Manage::Purge, call)
+/// Deletes all messages of a queue, and ends the subscriptions to it if that is wanted.
+pub(super) fn purge(queue: &KnownQueue, subscriptions: bool, call: &mut Call<'_, '_>) -> Progress {
+    if subscriptions {
+        let (name, what) = (queue.name.clone(), SubscriptionOrder::End(None));
+        call.order(Order::Subscriptions { name, what });
+    }
+    gather(queue, Gathering::Purge, || Manage::Purge, subscriptions.then_some((0, None)), call)
 }
 
 /// The answer to `queue_purge`.
@@ -189,24 +195,32 @@ fn gather(
     queue: &KnownQueue,
     what: Gathering,
     ask: impl Fn() -> Manage,
+    ending: Option<(u16, Option<u16>)>,
     call: &mut Call<'_, '_>,
 ) -> Progress {
     for partition in queue.info.all() {
         call.manage(queue, partition, ask());
     }
-    Progress::Waits(Box::new(Gather { left: queue.info.partitions, what, fault: None }))
+    Progress::Waits(Box::new(Gather { left: queue.info.partitions, ending, what, fault: None }))
 }
 
 impl Task for Gather {
     fn answer(&mut self, answer: Answer, _call: &mut Call<'_, '_>) -> Option<Result<Outcome, StoreFault>> {
-        let Answer::Managed { partition, result } = answer else { return None };
-        match (result, &mut self.what) {
-            (Ok(Managed::Stats(part)), Gathering::Stats(stats)) => stats.add(partition, &part),
-            (Ok(_), _) => {}
-            (Err(fault), _) => self.fault = self.fault.take().or(Some(fault)),
+        match answer {
+            Answer::Managed { partition, result } => {
+                self.left = self.left.saturating_sub(1);
+                match (result, &mut self.what) {
+                    (Ok(Managed::Stats(part)), Gathering::Stats(stats)) => stats.add(partition, &part),
+                    (Ok(_), _) => {}
+                    (Err(fault), _) => self.fault = self.fault.take().or(Some(fault)),
+                }
+            }
+            Answer::Subscriptions { of, .. } => {
+                self.ending = self.ending.map(|(ended, _)| (ended + 1, Some(of)));
+            }
+            _ => return None,
         }
-        self.left = self.left.saturating_sub(1);
-        if self.left > 0 {
+        if self.left > 0 || self.ending.is_some_and(|(ended, of)| of.is_none_or(|of| ended < of)) {
             return None;
         }
         if let Some(fault) = self.fault.take() {

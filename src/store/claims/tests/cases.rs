@@ -1,5 +1,7 @@
 //! Single cases that chance finds seldom.
 
+use prost::encoding::encode_varint;
+
 use super::stores::KEY;
 use crate::base::batch::BatchBuilder;
 use crate::base::claim::{LeaseId, Leases, Leaving, Settle, Settlement, Terms, Worker};
@@ -11,7 +13,7 @@ use crate::base::units::{Offset, Partition};
 use crate::store::claims::ledger::Ledger;
 use crate::store::claims::pieces::Phase;
 use crate::store::claims::record::{self, Aim, Given, Move, Record, Why};
-use crate::store::claims::{Inner, Ledgers};
+use crate::store::claims::{Inner, Ledgers, leases};
 use crate::store::memory::{Memory, WhenFull};
 use crate::store::stock::Minute;
 use crate::store::{Completion, Request, Store, Stream};
@@ -223,4 +225,62 @@ fn moves_survive_their_notes_and_a_snapshot() {
         assert!(ledger.pinned(Millis::new(u64::MAX >> 1), 9) == range(2, 4), "what moves does not expire");
     }
     assert_eq!(again.snapshot(now()), ledger.snapshot(now()));
+}
+
+#[test]
+fn snapshots_of_earlier_versions_are_read() {
+    for kind in [20, 24] {
+        let mut note = vec![kind];
+        // At, next, sequence, the number of leases, and the number of the lease.
+        for number in [now().unix.get(), 10, 7, 1, 3] {
+            encode_varint(number, &mut note);
+        }
+        note.extend_from_slice(&CLIENT.to_le_bytes());
+        // Grace, and the number of pieces. The first one is held for 50 seconds, and lives for 60.
+        for number in [10, 2, 0, 4, 1, 3, 1, 2 * 50_000, 2 * 60_000, 0, 40] {
+            encode_varint(number, &mut note);
+        }
+        // The second one is free, and was never given out.
+        note.extend_from_slice(&[2, 4, 0, 0, 1 << 7, 0, 0]);
+        if kind == 24 {
+            note.push(0);
+        }
+        let (records, is_whole) = record::read(&note);
+        assert!(is_whole && records.len() == 1, "{kind}: {records:?}");
+        let mut ledger = Ledger::default();
+        records.iter().for_each(|record| ledger.apply(now(), record));
+        assert!(ledger.is_sound());
+        assert_eq!((ledger.next(), ledger.pieces().free_messages()), (Offset(10), 4));
+        let live = ledger.live(ClientId::from(CLIENT), LeaseId(3)).unwrap();
+        assert_eq!(
+            live.pieces.iter().map(|(offsets, _)| offsets.clone()).collect::<Vec<_>>(),
+            [Offset(0)..Offset(4)]
+        );
+        // How long the lease lasts was not written, so what is left of it counts.
+        let view = leases::view(now(), &live, Vec::new());
+        assert_eq!((view.since, view.ttl_secs), (now().mono, 50));
+        assert_eq!((view.ends, view.messages), (now().mono + Millis::new(50_000), 4));
+    }
+}
+
+#[test]
+fn a_lease_that_is_renewed_in_part_forgets_none_of_its_messages() {
+    let mut ledger = Ledger::default();
+    lease(&mut ledger, 0, 10);
+    let (client, id) = (ClientId::from(CLIENT), LeaseId(1));
+    let (records, _) = ledger.settle(now(), &settlement(1, 2..4, Settle::Release(Some(5))));
+    records.iter().for_each(|record| ledger.apply(now(), record));
+    let live = ledger.live(client, id).unwrap();
+    let record = ledger.renewal(now(), id, &live, &Terms { ttl_secs: 7, ..terms() });
+    ledger.apply(now(), &record);
+    assert!(ledger.is_sound());
+    assert_eq!(ledger.live(client, id).map(|live| live.ttl_secs), Some(7));
+    let all = Settlement { offsets: Vec::new(), ..settlement(1, 0..1, Settle::Ack) };
+    let (records, lost) = ledger.settle(now(), &all);
+    let Ok([record]) = <[Record; 1]>::try_from(records) else { panic!("it is one settlement") };
+    let mut note = Vec::new();
+    record.encode(&mut note);
+    assert_eq!((record::read(&note), lost), ((vec![record.clone()], true), Vec::new()));
+    ledger.apply(now(), &record);
+    assert_eq!(ledger.pieces().len(), 0);
 }

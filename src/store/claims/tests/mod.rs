@@ -2,7 +2,9 @@
 
 mod cases;
 mod limits;
+#[macro_use]
 mod managing;
+mod leases;
 mod model;
 mod moves;
 mod stores;

@@ -10,7 +10,7 @@ use crate::base::claim::{
     Grant, Granted, LeaseId, Leases, Leaving, Lost, Settle, Settlement, Terms, View, Worker,
 };
 use crate::base::clock::Now;
-use crate::base::manage::{Found, Manage, Managed, Only, Removed};
+use crate::base::manage::{ClaimView, Found, Manage, Managed, Only, Removed};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId};
@@ -141,8 +141,9 @@ struct Held {
     number: u64,
     /// Until when it is certainly leased.
     ends: Millis,
-    /// The request that renews it.
+    /// The request that renews it, and until when it was certainly leased before, if that is for the whole lease.
     renewing: u64,
+    before: Millis,
 }
 
 impl Lease {
@@ -170,6 +171,15 @@ enum Asked {
     Pop(usize),
     /// The messages that were stored, and the number of all.
     Purge(Vec<u64>, u64),
+    /// A lease that is looked at, by its own client or another one, and the messages that were deleted before.
+    Look(LeaseId, bool, Vec<u64>),
+    Renew {
+        lease: LeaseId,
+        is_own: bool,
+        ttl: u32,
+        at: Millis,
+    },
+    Release,
 }
 
 /// A store with producers and workers on one partition.
@@ -379,6 +389,85 @@ impl<G: Ground> Site<G> {
         }
     }
 
+    /// Asks for a lease as a whole, by its id.
+    fn manage_lease(&mut self) {
+        let leases: Vec<_> = self.leases.iter().map(|(id, lease)| (*id, lease.client)).collect();
+        if leases.is_empty() {
+            return;
+        }
+        // Mostly one of the last ones.
+        let newest = leases.len() - 1 - self.random.below(leases.len().min(6));
+        let index = if self.random.one_in(5) { self.random.below(leases.len()) } else { newest };
+        let (lease, owner) = leases[index];
+        let is_own = !self.random.one_in(4);
+        let client = if is_own { owner } else { ClientId::from((owner.as_u128() + 1) % CLIENTS) };
+        let (token, at) = (self.next_token + 1, self.now.mono);
+        let (asked, what) = match self.random.below(5) {
+            0 | 1 => {
+                let gone = self.messages.iter().filter(|(_, message)| message.is_ack_told);
+                let gone = gone.map(|(number, _)| *number).collect();
+                (Asked::Look(lease, is_own, gone), Manage::Claim(client, lease))
+            }
+            2 | 3 => {
+                let (ttl, grace_secs) = (1 + self.random.below(30) as u32, self.random.below(9) as u32);
+                let open = self.leases.get_mut(&lease).into_iter().flat_map(|lease| lease.open.values_mut());
+                for held in open.filter(|held| is_own && held.ends > at) {
+                    // It may end earlier than before.
+                    held.before = held.ends;
+                    held.ends = held.ends.min(at + Millis::from_secs(ttl));
+                    held.renewing = token;
+                }
+                let what = Manage::Renew { client, lease, ttl_secs: ttl, grace_secs };
+                (Asked::Renew { lease, is_own, ttl, at }, what)
+            }
+            _ => {
+                if let Some(lease) = self.leases.get_mut(&lease).filter(|_| is_own) {
+                    lease.open.clear();
+                }
+                (Asked::Release, Manage::Release(client, lease))
+            }
+        };
+        self.submit(asked, |token| Request::Manage { token, partition: KEY, what });
+    }
+
+    /// Handles what was told of a lease that was looked at.
+    fn handle_look(&self, id: LeaseId, is_own: bool, gone: &[u64], view: Option<&ClaimView>) {
+        let (seed, now) = (self.seed, self.now.mono);
+        let mut seen = Vec::new();
+        for run in view.into_iter().flat_map(|view| &view.runs) {
+            let mut at = run.record;
+            for _ in run.offsets.start.0..run.offsets.end.0 {
+                let (next, record) = run.stored.batch.record_at(at).unwrap();
+                let number = number_of(record.payload);
+                assert!(!gone.contains(&number), "seed {seed}: {number} of {id:?} is deleted");
+                seen.push(number);
+                at = next;
+            }
+        }
+        assert!(is_own || seen.is_empty(), "seed {seed}: {id:?} is somebody else's");
+        let Some(lease) = self.leases.get(&id).filter(|_| is_own && self.pops() == 0) else { return };
+        for held in
+            lease.open.values().filter(|held| held.ends > now && is_left(&self.messages[&held.number]))
+        {
+            assert!(seen.contains(&held.number), "seed {seed}: {} is in {id:?}: {seen:?}", held.number);
+        }
+    }
+
+    /// Handles a renewal that was answered.
+    fn handle_renewed(&mut self, token: u64, id: LeaseId, until: Millis, (is_own, is_live): (bool, bool)) {
+        let (seed, now, pops) = (self.seed, self.now.mono, self.pops());
+        assert!(is_own || !is_live, "seed {seed}: {id:?} is somebody else's");
+        let Self { leases, messages, .. } = self;
+        let open = leases.get_mut(&id).into_iter().flat_map(|lease| lease.open.values_mut());
+        for held in open.filter(|held| held.renewing == token && held.before > now) {
+            let is_certain = pops == 0 && is_left(&messages[&held.number]);
+            assert!(is_live || !is_certain, "seed {seed}: {id:?} holds {}", held.number);
+            if is_live {
+                held.ends = until;
+            }
+        }
+    }
+
     /// Returns the least and the largest number of messages that the partition may hold, and one more.
     fn bounds(&self) -> Range<u64> {
         let is_there = |message: &&Message| !message.is_ack_told;
@@ -544,7 +633,16 @@ impl<G: Ground> Site<G> {
             }
             Completion::Managed { token, result } => {
                 let Some(asked) = self.asked.remove(&token) else { panic!("seed {seed}: {token}") };
-                self.handle_managed(asked, result.ok());
+                match (asked, result) {
+                    (Asked::Look(lease, is_own, gone), Ok(Managed::Claim(view))) => {
+                        self.handle_look(lease, is_own, &gone, view.as_ref());
+                    }
+                    (Asked::Renew { lease, is_own, ttl, at }, Ok(Managed::Renewed(is_live))) => {
+                        let until = at + Millis::from_secs(ttl);
+                        self.handle_renewed(token, lease, until, (is_own, is_live));
+                    }
+                    (asked, result) => self.handle_managed(asked, result.ok()),
+                }
             }
             Completion::Opened { .. }
             | Completion::Resolved { .. }
@@ -585,7 +683,7 @@ impl<G: Ground> Site<G> {
                     run.count
                 );
                 message.told = run.count;
-                open.insert(offset, Held { number, ends, renewing: 0 });
+                open.insert(offset, Held { number, ends, renewing: 0, before: Millis::ZERO });
             }
         }
         let before = self.leases.insert(lease, Lease { worker, client, open });
@@ -661,6 +759,7 @@ impl<G: Ground> Site<G> {
                 self.pass(Millis::new(ms));
             }
             33 if self.random.one_in(4) => self.crash(),
+            36..=39 => self.manage_lease(),
             40..=44 => self.manage(),
             _ => {
                 for _ in 0..self.random.below(10) {
