@@ -1,6 +1,6 @@
 """Tests the Zaqar front with the official server's tests, the official client, and the official server itself. Prints what passes.
 
-    python tests/independent/zaqar BINARY              tests this Millstream
+    python tests/independent/zaqar BINARY              tests this Millstream, with its log and in memory
     python tests/independent/zaqar --url WS_URL        tests a server without authentication that runs
     python tests/independent/zaqar --official          tests the official server, and so these tests
 
@@ -59,7 +59,7 @@ def run(options, keystone, started):
         started.append(server)
         return server
 
-    with_keystone = None
+    with_keystone = in_memory = None
     if options.official:
         server = start(servers.Official())
         with_keystone = start(servers.Official(keystone))
@@ -68,6 +68,8 @@ def run(options, keystone, started):
     else:
         server = start(servers.Millstream(options.binary))
         with_keystone = start(servers.Millstream(options.binary, keystone))
+        in_memory = start(servers.Millstream(options.binary, store="memory"))
+    # Those that wait begin first, and end last.
     finish_cases = cases.start(server, with_keystone, keystone, options.case, options.quick) if "cases" in options.only else None
     passed = True
     if "client" in options.only:
@@ -77,6 +79,8 @@ def run(options, keystone, started):
         passed &= upstream.run(server.url, with_keystone and with_keystone.url, keystone)
     if "sequences" in options.only:
         passed &= sequences.run(start(servers.Official()), server, options.seed, options.sequences)
+    if in_memory and "cases" in options.only:
+        passed &= cases.start(in_memory, None, None, options.case, quick=True, place=" in memory")()
     if finish_cases:
         passed &= finish_cases()
     return passed

@@ -285,7 +285,7 @@ def converse(server, keystone, case, binary):
         conversation.close()
 
 
-def start(server, with_keystone, keystone, only="", quick=False):
+def start(server, with_keystone, keystone, only="", quick=False, place=""):
     """Starts the cases that wait for something to expire. Returns a function that runs the others, prints each that fails, and returns whether
     all passed. Quickly, it leaves out those that wait."""
     chosen = [(with_keystone if case.get("needs") else server, keystone, case, binary)
@@ -304,7 +304,7 @@ def start(server, with_keystone, keystone, only="", quick=False):
         failures = [result for result in results if result]
         for failure in failures:
             print(failure)
-        print(f"cases: {len(results) - len(failures)} conversations pass, {len(failures)} fail")
+        print(f"cases{place}: {len(results) - len(failures)} conversations pass, {len(failures)} fail")
         return not failures
 
     return finish

@@ -78,9 +78,11 @@ class Millstream:
 
     name = "ours"
 
-    def __init__(self, binary, keystone=None):
+    def __init__(self, binary, keystone=None, store="log"):
         self.place = tempfile.TemporaryDirectory()
-        command = [binary, "serve", "--listen", "127.0.0.1:0", "--cores", "0", "--data-dir", self.place.name + "/data"]
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--cores", "0", "--store", store]
+        if store == "log":
+            command += ["--data-dir", self.place.name + "/data"]
         if keystone:
             account = Path(self.place.name) / "account"
             account.write_text("username = millstream\nuser_domain_id = default\npassword = unchecked\nproject_name = service\nproject_domain_id = default\n")
