@@ -34,6 +34,11 @@ pub const BYTES_MAX: &str = "_max_bytes";
 pub const MESSAGES_MAX: &str = "_max_messages";
 const WHEN_FULL: &str = "_when_full";
 
+/// Attributes of Zaqar that are kept and change nothing.
+const ENCRYPTED: &str = "_enable_encrypt_messages";
+const FLAVOR: &str = "_flavor";
+const RETRIES: &str = "_retry_policy";
+
 /// The values of [`WHEN_FULL`].
 const REFUSE: &str = "refuse";
 const DROP_OLDEST: &str = "drop-oldest";
@@ -192,6 +197,15 @@ fn check(name: &str, value: &Value, queue: &QueueName, allowed: &Allowed) -> Res
             Some(Ok(_)) => Ok(()),
             _ => Err(format!("{value} is not the name of a queue")),
         },
+        ENCRYPTED => match value {
+            Value::Bool(_) => Ok(()),
+            _ => Err(format!("{value} is not true or false")),
+        },
+        FLAVOR => match value {
+            Value::String(_) => Ok(()),
+            _ => Err(format!("{value} is not text")),
+        },
+        RETRIES => retry_policy(value),
         PARTITIONS => {
             Err("is set at the creation of a queue; more are added by a request of their own".to_owned())
         }
@@ -201,6 +215,43 @@ fn check(name: &str, value: &Value, queue: &QueueName, allowed: &Allowed) -> Res
 }
 
 /// Returns the value if it is a whole number of the range.
+/// Checks a policy of retries of notifications, as Zaqar does: unknown members are accepted.
+fn retry_policy(value: &Value) -> Result<(), String> {
+    const NUMBERS: [&str; 5] = [
+        "retries_with_no_delay",
+        "minimum_delay_retries",
+        "minimum_delay",
+        "maximum_delay",
+        "maximum_delay_retries",
+    ];
+    const FUNCTIONS: [&str; 4] = ["linear", "arithmetic", "exponential", "geometric"];
+    /// The least difference between the delays, and their defaults, in seconds.
+    const LEAST: i64 = 10;
+    const MINIMUM: i64 = 5;
+    const MAXIMUM: i64 = 30;
+    let Value::Object(policy) = value else { return Err(format!("{value} is not an object")) };
+    for name in NUMBERS {
+        if let Some(number) = policy.get(name).filter(|number| !number.is_i64()) {
+            return Err(format!("{name}: {number} is not a whole number"));
+        }
+    }
+    if let Some(function) = policy.get("retry_backoff_function")
+        && !function.as_str().is_some_and(|name| FUNCTIONS.contains(&name))
+    {
+        return Err(format!("retry_backoff_function: {function} is none of {}", FUNCTIONS.join(", ")));
+    }
+    if let Some(ignores) = policy.get("ignore_subscription_override").filter(|ignores| !ignores.is_boolean())
+    {
+        return Err(format!("ignore_subscription_override: {ignores} is not true or false"));
+    }
+    let delay = |name: &str, default| policy.get(name).and_then(Value::as_i64).unwrap_or(default);
+    let (minimum, maximum) = (delay("minimum_delay", MINIMUM), delay("maximum_delay", MAXIMUM));
+    if maximum.saturating_sub(minimum) < LEAST {
+        return Err(format!("maximum_delay {maximum} is not at least {LEAST} above minimum_delay {minimum}"));
+    }
+    Ok(())
+}
+
 fn integer(value: &Value, range: RangeInclusive<i64>) -> Result<i64, String> {
     let number = value.as_number().and_then(Number::as_i64).filter(|number| range.contains(number));
     number.ok_or_else(|| match (*range.start(), *range.end()) {

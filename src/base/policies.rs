@@ -30,7 +30,9 @@ impl Policies {
 
     /// Removes a queue that was deleted.
     pub fn remove(&self, queue: QueueId) {
-        self.lock().remove(&queue);
+        if let Some((_, policy)) = self.lock().remove(&queue) {
+            policy.end();
+        }
     }
 
     /// Returns the name and the policy of a queue.

@@ -1,7 +1,7 @@
 //! What the attributes of a queue ask of the server, what the queue holds, and how many partitions it has got. All shards
 //! share it, so that a change reaches open operations at once.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::names::QueueName;
@@ -59,6 +59,7 @@ pub struct LivePolicy {
     messages_max: AtomicU64,
     whole: RwLock<Arc<Policy>>,
     partitions: AtomicU16,
+    has_ended: AtomicBool,
     bytes: AtomicU64,
     messages: AtomicU64,
 }
@@ -82,6 +83,7 @@ impl LivePolicy {
             messages_max: absent(),
             whole: RwLock::default(),
             partitions: AtomicU16::new(0),
+            has_ended: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
             messages: AtomicU64::new(0),
         };
@@ -122,6 +124,17 @@ impl LivePolicy {
     /// Returns whether messages beyond the limits are refused.
     pub fn refuses(&self) -> bool {
         self.asks.load(Ordering::Relaxed) & REFUSALS != 0
+    }
+
+    /// Notes that the queue was deleted.
+    pub fn end(&self) {
+        self.has_ended.store(true, Ordering::Release);
+    }
+
+    /// Returns whether the queue was deleted. Another one may have its name.
+    #[inline]
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
     /// Returns the number of partitions that the queue has got since it was opened; 0 if it has got none.

@@ -246,6 +246,11 @@ impl Ahead {
 }
 
 impl Choice {
+    /// Returns the number of messages.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
     /// Takes messages of a batch as far as there is room. The first one's record is at `record`. Returns where the rest
     /// begins: its offset and the position of its record.
     fn take(

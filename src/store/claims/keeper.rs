@@ -416,6 +416,9 @@ impl<T: Asker> Keeper<T> {
                 self.apply(now, Record::Gone { offsets: gone }, &mut out.counters);
             }
             if !choice.is_empty() {
+                if choice.messages() == self.ledger.pieces().free_messages() {
+                    self.choose_new(now, room, is_pop, &mut choice, out);
+                }
                 return Some(choice);
             }
             if is_stuck && self.ledger.pieces().first_free() == Some(first) {
@@ -428,21 +431,36 @@ impl<T: Asker> Keeper<T> {
         }
         self.again = Again::No;
         let mut choice = Choice::default();
-        // A pop leaves nothing unsettled.
-        if self.is_full() && !is_pop {
+        if !self.choose_new(now, room, is_pop, &mut choice, out) {
             return Some(choice);
-        }
-        let delays_max = PIECES_MAX.saturating_sub(self.ledger.pieces().len());
-        let next = self.ledger.next();
-        let pieces = self.ahead.choose(now, next, room, delays_max, &mut choice);
-        if !pieces.is_empty() {
-            self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
         }
         if !choice.is_empty() || self.ahead.is_exhausted() {
             return Some(choice);
         }
         self.read_ahead(out);
         if self.ahead.is_reading() { None } else { Some(choice) }
+    }
+
+    /// Adds messages that were never given out, as far as they are read. Returns false if no more may be unsettled.
+    fn choose_new(
+        &mut self,
+        now: Now,
+        room: Room,
+        is_pop: bool,
+        choice: &mut Choice,
+        out: &mut Out<T>,
+    ) -> bool {
+        // A pop leaves nothing unsettled.
+        if self.is_full() && !is_pop {
+            return false;
+        }
+        let delays_max = PIECES_MAX.saturating_sub(self.ledger.pieces().len());
+        let next = self.ledger.next();
+        let pieces = self.ahead.choose(now, next, room, delays_max, choice);
+        if !pieces.is_empty() {
+            self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
+        }
+        true
     }
 
     fn read_again(&mut self, first: Offset, out: &mut Out<T>) {

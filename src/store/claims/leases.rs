@@ -162,7 +162,7 @@ impl<T: Asker> Keeper<T> {
 }
 
 /// Returns the first messages of a lease, as many as are looked at.
-fn first_of(live: &Live) -> Vec<Offset> {
+pub(super) fn first_of(live: &Live) -> Vec<Offset> {
     let (mut wanted, mut bytes) = (Vec::new(), 0);
     for (offsets, piece) in &live.pieces {
         let each = piece.bytes / u64::from(piece.length.max(1));

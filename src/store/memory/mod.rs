@@ -211,7 +211,6 @@ impl<T: Asker> Memory<T> {
             return self.refuse(token, count, StoreFault::Fenced);
         }
         if self.deleted.contains(&key.queue) {
-            self.fence.close(now, stream);
             return self.refuse(token, count, StoreFault::Deleted);
         }
         let fits = self.bytes + cost <= self.bytes_max;

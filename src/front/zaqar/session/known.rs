@@ -1,5 +1,5 @@
-//! The queues that a connection uses, so that a request needs no search for its queue. The store answers requests for a
-//! queue that was deleted since with [`StoreFault::Deleted`](crate::base::error::StoreFault::Deleted).
+//! The queues that a connection uses, so that a request needs no search for its queue. A queue that was
+//! deleted is forgotten. A request that was on its way then is answered with [`StoreFault::Deleted`](crate::base::error::StoreFault::Deleted).
 
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::{QueueId, QueueInfo};
@@ -24,6 +24,10 @@ impl KnownQueues {
     /// Returns a queue, if it is known.
     pub(super) fn get(&mut self, project: &Project, name: &QueueName) -> Option<KnownQueue> {
         let index = self.0.iter().position(|known| known.name.1 == *name && known.name.0 == *project)?;
+        if self.0.get(index)?.info.policy.has_ended() {
+            self.0.remove(index);
+            return None;
+        }
         if index > 0 {
             self.0[..=index].rotate_right(1);
         }

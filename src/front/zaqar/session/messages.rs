@@ -287,7 +287,8 @@ pub(super) fn shown_runs(
                 offset,
                 expires: run.expires,
                 claim: claim.map(str::to_owned),
-                count: with_count.then_some(run.count),
+                // A pop counts too, and is no claim.
+                count: with_count.then(|| run.count.saturating_sub(1)),
             });
             record = run.stored.batch.record_at(record).map_or(usize::MAX, |(next, _)| next);
             offset = offset.saturating_add(1);

@@ -425,6 +425,9 @@ impl Session {
             // The queue was deleted, and may have been made again. The action begins anew.
             (Err(StoreFault::Deleted | StoreFault::NoQueue), Some(pending)) if !pending.is_second => {
                 pending.is_second = true;
+                // What the store refused of the operation, it refuses for ever.
+                self.last = self.last.wrapping_add(1);
+                pending.operation = OperationId(self.last);
                 if let Some(queue) = pending.queue.take() {
                     self.known.forget(queue);
                 }

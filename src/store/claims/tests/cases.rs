@@ -7,6 +7,7 @@ use crate::base::batch::BatchBuilder;
 use crate::base::claim::{LeaseId, Leases, Leaving, Settle, Settlement, Terms, Worker};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
+use crate::base::manage::CLAIM_BYTES_MAX;
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, QueueName};
 use crate::base::units::{Offset, Partition};
@@ -283,4 +284,19 @@ fn a_lease_that_is_renewed_in_part_forgets_none_of_its_messages() {
     assert_eq!((record::read(&note), lost), ((vec![record.clone()], true), Vec::new()));
     ledger.apply(now(), &record);
     assert_eq!(ledger.pieces().len(), 0);
+}
+
+#[test]
+fn a_lease_of_large_messages_is_shown_in_part() {
+    let mut ledger = Ledger::default();
+    let large = CLAIM_BYTES_MAX / 8;
+    let given = (0..30).map(|first| {
+        let (offsets, bytes) = (Offset(2 * first)..Offset(2 * first + 2), 2 * large);
+        Given { offsets, count: 1, expires: Minute(1 << 30), bytes }
+    });
+    let record = ledger.grant(now(), &terms(), given.collect());
+    ledger.apply(now(), &record);
+    let live = ledger.live(ClientId::from(CLIENT), LeaseId(1)).unwrap();
+    assert_eq!(leases::first_of(&live), (0..8).map(Offset).collect::<Vec<_>>());
+    assert_eq!(leases::view(now(), &live, Vec::new()).messages, 60);
 }

@@ -95,12 +95,8 @@ impl<G: Ground> Site<G> {
     }
 
     pub fn claim(&mut self, messages_max: u32) -> Grant {
-        self.claim_bytes(messages_max, 1 << 20)
-    }
-
-    pub fn claim_bytes(&mut self, messages_max: u32, bytes_max: usize) -> Grant {
         let terms = Terms { client: client(), ttl_secs: 100, grace_secs: 10 };
-        let (worker, partition) = (Worker(1), KEY);
+        let (worker, partition, bytes_max) = (Worker(1), KEY, 1 << 20);
         let claim =
             self.ask(|token| Request::Claim { token, worker, partition, terms, messages_max, bytes_max });
         match claim {
@@ -110,7 +106,7 @@ impl<G: Ground> Site<G> {
     }
 
     /// Claims exactly so many messages.
-    pub fn take(&mut self, messages: u64) -> Vec<LeaseId> {
+    fn take(&mut self, messages: u64) -> Vec<LeaseId> {
         let (mut left, mut leases) = (messages, Vec::new());
         while left > 0 {
             let Grant { lease, runs, .. } = self.claim(left as u32);
