@@ -266,6 +266,9 @@ def allowed(request, official, ours):
     # Upstream does not check the grace of an update.
     if action == "claim_update" and type(body.get("grace")) is not int:
         return ours[0] == 400
+    # Upstream does not check the type of this limit.
+    if action == "subscription_list" and type(body.get("limit")) is not int:
+        return ours[0] == 400
     # A claim of which the message is not is a conflict upstream, as one that is over is here.
     if action == "message_delete" and official[0] == 403 and "claim_id" in body:
         return ours[0] == 400
