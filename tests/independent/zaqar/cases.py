@@ -1,33 +1,40 @@
 """Runs the conversations of `cases.jsonl` with a server: over both formats, each in a project of its own.
 
-A line is a case: `section` of the description of the official server, `case` what it shows, `steps`, and `format` if only `text` or `binary`
-can have it, `needs` if it needs a server with Keystone. A step has:
+A line is a case: `section` names the part of the API, `case` says what it shows, and `steps` are its steps. `format` is there if only `text` or
+`binary` can have it, `needs` if it needs a server with Keystone. A step has:
 
 | key | meaning |
 | --- | --- |
 | `action`, `body`, `headers` | the request. `headers` changes the usual ones, `null` removes one. Without `body` the request has none |
-| `raw`, `raw_hex` | instead: the payload of the message |
 | `more` | further keys of the request |
-| `status`, `answer` | what the answer must be; `answer` is a pattern, and may be left out |
-| `client` | the name of the client, `a` if absent: each has a `Client-ID` and a connection |
-| `closes` | instead of a request: this client closes its connection |
-| `notification` | instead of a request: the pattern of the notification that this client must get |
-| `quiet` | instead of a request: this client must have got no notification before the answer to a request |
-| `together` | instead of a request: steps whose requests are all sent before the first answer is read |
-| `seconds` | instead of a request: how long to wait, for something to expire |
-| `binary` | the format of the request, if it is not that of the case |
+| `raw`, `raw_hex` | instead: the payload of a text or binary message; `request` is what its answer must echo, if it can be decoded |
 | `text` | `raw_hex` is sent as text |
+| `status`, `answer` | what the answer must be; `answer` is a pattern of its body, and may be left out |
+| `ends` | instead: the server must end the connection |
+| `client` | the name of the client, `a` if absent: each has a `Client-ID` and a connection |
+| `binary` | the format of the request, if it is not that of the case |
 | `pieces` | the number of fragments of the request |
 | `soon` | the answer must be like this within a few seconds |
-| `ends` | instead of an answer: the server must end the connection |
 | `ours`, `official` | keys that replace those of the step for this server, because Millstream differs on purpose; `why` says why |
 
+These are steps without a request:
+
+| key | meaning |
+| --- | --- |
+| `together` | steps whose requests are all sent before the first answer is read |
+| `notification` | the pattern of the notification that this client must get; with `format` and `is`, the format and the pattern |
+| `quiet` | this client must have got no notification before the answer to another request |
+| `closes` | this client closes its connection |
+| `seconds` | how long to wait, for something to expire |
+
 A pattern is a JSON value. A map must have exactly these keys, or at least these with `"...": true`, a list as many items. Texts with `$` are
-special: `$any`, `$text`, `$id` (a text that is not empty), `$int`, `$failed` (the map of an error in an action), `$invalid` (that of a
-request that reached none), `$starts:TEXT`, and `$set:NAME`, which keeps the value. In requests, `$get:NAME` is that value, `$get:NAME.0` its
-first item, `$project` the project, `{"$repeat": [VALUE, N]}` a text or a list that consists of N of these, `{"$hex": "00ff"}` bytes, `$token` a
-token of the project that Keystone knows, `$token:PROJECT` one of another project, and `{"$signed": {"methods", "paths", …}}` the headers of a
-signed request.
+special: `$any`, `$text`, `$id` (a text that is not empty), `$int`, `$starts:TEXT`, `$failed` (the map of an error in an action), `$invalid` (that
+of a request that reached none), `$error-starts:TEXT` (the same with a text), `$set:NAME`, which keeps the value, and `$get:NAME`, which is that
+value.
+
+In requests, `$get:NAME.0` is the first item of that value, `$project` the project, `$token` a token of the project that Keystone knows,
+`$token:PROJECT` one of another project, `{"$repeat": [VALUE, N]}` a text or a list that consists of N of these, `{"$hex": "00ff"}` bytes, and
+`{"$signed": {"methods", "paths", …}}` the headers of a signed request.
 """
 
 import hmac
