@@ -310,7 +310,7 @@ def start(server, with_keystone, keystone, only="", quick=False, place=""):
         pool.shutdown()
         failures = [result for result in results if result]
         for failure in failures:
-            print(failure)
+            print(failure.replace("FAILED", f"FAILED{place}", 1))
         print(f"cases{place}: {len(results) - len(failures)} conversations pass, {len(failures)} fail")
         return not failures
 
