@@ -26,7 +26,7 @@ fn handshakes_get_the_right_status() {
     let cases: &[(&str, String, u16)] = &[
         ("accepted", handshake("/", ""), 101),
         ("any path", handshake("/some/where?x=y", ""), 101),
-        ("another API's path", handshake("/v2/queues", ""), 404),
+        ("the path of the Zaqar API", handshake("/v2/queues", ""), 101),
         ("identity", handshake("/", &format!("X-Project-Id: p\r\nClient-ID: {UUID}\r\n")), 101),
         ("identity from a browser", handshake(&format!("/?project_id=p&client_id={UUID}"), ""), 101),
         ("our subprotocol", handshake("/", "Sec-WebSocket-Protocol: x, queuing-streaming.v1\r\n"), 101),

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod originator;
+pub mod zaqar;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::document::{DEPTH_MAX, Kind, Undecodable};
+use super::kind::{DEPTH_MAX, Kind, Undecodable};
 
 const EARLY_END: &str = "the text ends early";
 /// The number of digits from which a number may be beyond the range of a double.

@@ -7,24 +7,27 @@
 //!
 //! | file | one concept |
 //! | --- | --- |
+//! | `kind` | the formats, and the kinds of values |
 //! | `document` | a checked document, and its values |
 //! | `json`, `msgpack` | the two formats: the check, and walking over checked bytes |
 //! | `tokens` | a document as a flat sequence |
-//! | `writer` | writes documents |
-//! | `transcode` | converts a value to the other format |
+//! | `writer` | writes documents, and converts values to the other format |
 //! | `request` | the envelope and the headers of a request |
 //! | `action` | the actions with their fields |
 //! | `answer` | answers, refusals and notifications |
 //! | `texts` | the fixed texts of the API |
 //! | `body` | how bodies of messages are stored and read |
 //! | `session` | the requests of a connection, in order |
+//! | `binary` | how stored bodies represent bytes |
 //! | `repr` | the size of a value as the API counts it |
 
 pub mod action;
 pub mod answer;
+mod binary;
 pub mod body;
 pub mod document;
 mod json;
+mod kind;
 mod msgpack;
 pub mod repr;
 pub mod request;
@@ -33,7 +36,6 @@ mod session;
 mod tests;
 pub mod texts;
 mod tokens;
-mod transcode;
 pub mod writer;
 
 pub use action::Action;

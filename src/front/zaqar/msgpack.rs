@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::document::{DEPTH_MAX, Kind, Undecodable};
+use super::kind::{DEPTH_MAX, Kind, Undecodable};
 
 /// The byte of null.
 pub const NIL: u8 = 0xc0;

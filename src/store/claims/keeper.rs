@@ -417,6 +417,14 @@ impl<T: Asker> Keeper<T> {
             }
             if !choice.is_empty() {
                 if choice.messages() == self.ledger.pieces().free_messages() {
+                    // The rest comes from behind, unless that would have to wait for new messages.
+                    let wanted = room.messages.saturating_sub(choice.messages());
+                    if !self.is_full() && self.ahead.lacks(wanted) {
+                        self.read_ahead(out);
+                        if self.ahead.is_reading() {
+                            return None;
+                        }
+                    }
                     self.choose_new(now, room, is_pop, &mut choice, out);
                 }
                 return Some(choice);

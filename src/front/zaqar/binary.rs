@@ -1,11 +1,13 @@
-//! The header of a stored body that contains bytes.
+//! How stored bodies represent bytes, and the header of those that contain some.
 
 use base64::prelude::*;
 
-use super::super::document::{Kind, Node};
-use super::super::tokens::{Token, Tokens};
-use super::super::writer::BASE64_KEY;
+use super::document::{Kind, Node};
+use super::tokens::{Token, Tokens};
 use crate::pb::wire::{Reader, write_varint};
+
+/// The only member of the map that stands for bytes in JSON.
+pub const BASE64_KEY: &str = "base64";
 
 /// The name of the header. Its value lists the maps `{"base64": "…"}` of the body that are genuine and do not stand
 /// for bytes, as varints in ascending order: among all such maps, in the order of the document, the first is 0.

@@ -1,13 +1,19 @@
 //! Writes a document in either format.
+//!
+//! | file | one concept |
+//! | --- | --- |
+//! | here | writes values |
+//! | `transcode` | converts a value to the other format |
+
+mod transcode;
 
 use base64::prelude::*;
 
-use super::body::Genuine;
-use super::document::{Format, Node};
-use super::{msgpack, transcode};
+pub(super) use self::transcode::Binary;
 
-/// The only member of the map that stands for bytes in JSON.
-pub const BASE64_KEY: &str = "base64";
+use super::binary::{BASE64_KEY, Genuine};
+use super::document::{Format, Node};
+use super::msgpack;
 
 /// Writes one value into a buffer: a call of a method for each value, and for each key before its value. JSON is
 /// compact and UTF-8.
@@ -131,7 +137,7 @@ impl<'a> Writer<'a> {
         if node.format() == self.format {
             self.spliced(node.raw());
         } else if self.format == Format::Json {
-            transcode::to_json(node, transcode::Binary::TextOrBase64, self);
+            self.rendered(node, Binary::TextOrBase64);
         } else {
             transcode::to_msgpack(node, None, self.out);
         }
@@ -150,6 +156,11 @@ impl<'a> Writer<'a> {
         if self.format == Format::Json {
             self.out.push(b':');
         }
+    }
+
+    /// Writes a MessagePack value in JSON.
+    pub(super) fn rendered(&mut self, node: Node<'_>, binary: Binary) {
+        transcode::to_json(node, binary, self);
     }
 
     /// Writes a JSON value in MessagePack, with the bytes that maps stand for.

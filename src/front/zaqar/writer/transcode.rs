@@ -2,10 +2,11 @@
 
 use base64::prelude::*;
 
-use super::body::Genuine;
-use super::document::{Format, Kind, Node};
-use super::tokens::{Token, Tokens};
-use super::writer::{BASE64_KEY, Writer, put_array_head, put_binary, put_float, put_integer, put_map_head};
+use super::super::binary::{BASE64_KEY, Genuine};
+use super::super::document::{Format, Kind, Node};
+use super::super::msgpack;
+use super::super::tokens::{Token, Tokens};
+use super::{Writer, put_array_head, put_binary, put_float, put_integer, put_map_head};
 
 /// How bytes become JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub fn to_json(node: Node<'_>, binary: Binary, writer: &mut Writer<'_>) {
 fn put_json_scalar(value: Node<'_>, binary: Binary, writer: &mut Writer<'_>) {
     match value.kind() {
         Kind::Bool => writer.bool(value.as_bool().unwrap_or_default()),
-        Kind::Integer => writer.integer(super::msgpack::integer(value.raw()).unwrap_or_default()),
+        Kind::Integer => writer.integer(msgpack::integer(value.raw()).unwrap_or_default()),
         Kind::Float => writer.float(value.as_float().unwrap_or_default()),
         Kind::Text => writer.text(&value.as_text().unwrap_or_default()),
         Kind::Binary if binary == Binary::TextOrBase64 => writer.binary(value.as_binary().unwrap_or(&[])),

@@ -2,20 +2,17 @@
 //!
 //! A body is stored as JSON text, with the header `content-type: application/json`. JSON cannot represent bytes, which
 //! MessagePack can: they are stored as `{"base64": …}`, and the header [`BINARY`] says so, with a list of the maps
-//! that only look like that (`binary`).
+//! that only look like that (`zaqar::binary`).
 //!
 //! A message without this header, or with it but without JSON, is bytes.
 
-mod binary;
-
 use std::fmt;
 
-use self::binary::find_genuine;
-pub use self::binary::{BINARY, Genuine};
+pub use super::binary::BINARY;
+use super::binary::{BASE64_KEY, Genuine, find_genuine};
 use super::document::{Document, Format, Kind, Node};
 use super::tokens::{Token, Tokens};
-use super::transcode::{self, Binary};
-use super::writer::{BASE64_KEY, Writer};
+use super::writer::{Binary, Writer};
 use crate::pb::headers::{HeaderRef, HeadersReader, put_header};
 
 const CONTENT_TYPE: &str = "content-type";
@@ -83,7 +80,7 @@ pub fn store(
     match body.format() {
         Format::Json => payload.extend_from_slice(body.raw()),
         Format::MessagePack => {
-            transcode::to_json(body, Binary::Base64, &mut Writer::new(Format::Json, payload));
+            Writer::new(Format::Json, payload).rendered(body, Binary::Base64);
         }
     }
     Ok(())
