@@ -126,10 +126,11 @@ fn kafka_produce(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("kafka produce");
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic("bench.mocked", 1, 1).unwrap();
-    let config = kafka::Settings { brokers: mock.bootstrap_servers(), ..kafka::Settings::default() };
-    let cluster = Cluster::start(&config).unwrap();
-    cluster.assume(QueueId(1), c"bench.mocked".to_owned(), 1);
+    let (brokers, attributes_topic) = (mock.bootstrap_servers(), String::new());
+    let config = kafka::Settings { brokers, attributes_topic, ..kafka::Settings::default() };
     let bounds = shard::Settings::default().kafka_bounds();
+    let cluster = Cluster::start(&config, &bounds).unwrap();
+    cluster.assume(QueueId(1), c"bench.mocked".to_owned(), 1);
     let mut store: Kafka<u64> = Kafka::new(cluster, &config, &bounds, 1, Arc::new(News::new(|| {})));
     let (clock, batch) = (Clock(Instant::now()), batch());
     let partition = PartitionKey { queue: QueueId(1), partition: Partition(0) };

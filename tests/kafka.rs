@@ -11,7 +11,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use broker::{Brokers, is_possible};
-use common::{BINARY, Server};
+use common::{BINARY, Server, code, eventually, producer, request};
+use millstream::pb::ProduceResponse;
+use serde_json::{Value, json};
 
 /// Returns the broker for all tests that do not harm it.
 fn broker() -> Option<&'static Brokers> {
@@ -94,6 +96,90 @@ fn two_servers_two_producers_and_two_consumers_share_the_same_queues() {
         assert_all_in_order(&lines(consume(&servers[0], queue, 2 * EACH, &[])), 2, EACH);
     }
     servers.into_iter().for_each(|server| assert_eq!(server.stop(), 0));
+}
+
+/// Runs a command for the operator on a server. Returns its exit code, what it prints as JSON, and what it says.
+fn operate(server: &Server, arguments: &[&str]) -> (i32, Vec<Value>, String) {
+    let control = format!("http://127.0.0.1:{}", server.control);
+    let output = Command::new(BINARY).args(arguments).args(["--control", &control]).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let lines = printed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    (output.status.code().unwrap(), lines, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// Returns what a command prints as one line of JSON.
+fn shown(server: &Server, arguments: &[&str]) -> Value {
+    let (code, lines, said) = operate(server, &[arguments, &["-o", "json"]].concat());
+    assert_eq!((code, lines.len()), (0, 1), "{arguments:?}: {said}");
+    lines[0].clone()
+}
+
+#[test]
+fn what_an_operator_sets_on_one_server_counts_on_all() {
+    let Some(brokers) = broker() else { return };
+    let [one, other] = [(); 2].map(|()| serve(&brokers.addresses, 1, &["--cores", "0-1"]));
+    let create = ["queue", "create", "set-1", "--partitions", "3", "_default_message_ttl=3600", "mine=[1]"];
+    let made = shown(&one, &create);
+    assert_eq!((&made["partitions"], &made["attributes"]["mine"]), (&json!(3), &json!([1])));
+    assert_eq!(operate(&one, &create).0, 1, "it exists");
+    assert_eq!(operate(&one, &["queue", "create", "set-2"]).0, 0);
+    // The other server may have read the record only after it has opened the queue.
+    let attributes =
+        |server: &Server, queue: &str| shown(server, &["queue", "show", queue])["attributes"].clone();
+    let expected = json!({"_default_message_ttl": 3600, "mine": [1]});
+    eventually("the attributes", || (attributes(&other, "set-1") == expected).then_some(()));
+    assert_eq!(attributes(&other, "set-2"), json!({}), "another queue's do not apply");
+    let lines = (0..6).map(|number| format!("key-{number}\t{number}"));
+    let output = produce(&other, "set-1", lines, &["--queue-ttl", "--key-separator", "\t"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // A change reaches an operation that is open on the other server.
+    let mut open = producer(&other, "set-1");
+    let post = |open: &mut common::Client, ttl| {
+        open.send(&request(ttl, &[b"long"]));
+        code(&open.receive_as::<ProduceResponse>().status)
+    };
+    assert_eq!(post(&mut open, None), 201);
+    let set = ["queue", "set", "set-1", "_max_messages_post_size=3", "--unset", "_default_message_ttl"];
+    assert_eq!(shown(&one, &set)["attributes"], json!({"_max_messages_post_size": 3, "mine": [1]}));
+    eventually("the limit", || (post(&mut open, Some(60)) == 413).then_some(()));
+    // What Kafka can say, and what it cannot.
+    let stats = shown(&other, &["queue", "stats", "set-1"]);
+    assert!(stats["offsets"].as_u64().unwrap() >= 7, "{stats}");
+    assert_eq!(stats.as_object().unwrap().len(), 1, "{stats}");
+    let (_, listed, _) = operate(&other, &["queue", "list", "--prefix", "set-", "-o", "json"]);
+    let line = |queue: &str, partitions: u16| json!({"project": "default", "queue": queue, "partitions": partitions});
+    assert_eq!(listed, [line("set-1", 3), line("set-2", 2)]);
+    let ids: Vec<String> =
+        (0..3).flat_map(|partition| (0..7).map(move |offset| format!("{partition}.{offset}"))).collect();
+    let ids: Vec<&str> = ids.iter().map(|id| &**id).collect();
+    let (_, found, said) = operate(&one, &[&["message", "get", "set-1", "-o", "json"], &ids[..]].concat());
+    let payloads: BTreeSet<&str> = found.iter().map(|message| message["payload"].as_str().unwrap()).collect();
+    let posted = (0..6).map(|number| number.to_string()).chain(["long".to_owned()]);
+    let posted: Vec<String> =
+        posted.map(|text| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, text)).collect();
+    assert!(posted.iter().all(|payload| payloads.contains(&**payload)), "{found:?} {said}");
+    assert_eq!(operate(&one, &["message", "get", "set-1", "0.ffffff", "2f.0"]).0, 1, "there are none");
+    // Everything else is refused, with its reason.
+    for (arguments, words) in [
+        (&["queue", "set", "set-1", "_max_messages=5"][..], "_max_messages:"),
+        (&["queue", "set", "set-1", "_dead_letter_queue=set-2"], "_dead_letter_queue:"),
+        (&["queue", "set", "set-1", "_default_message_delay=5"], "_default_message_delay:"),
+        (&["queue", "create", "set-3", "_when_full=refuse"], "_when_full:"),
+        (&["queue", "add-partitions", "set-1", "--total", "4"], "_partitions:"),
+        (&["queue", "purge", "set-1"], "ownership"),
+        (&["queue", "redrive", "set-1", "--to", "set-2"], "ownership"),
+        (&["queue", "delete", "set-1"], "ownership"),
+        (&["message", "delete", "set-1", "0.0"], "ownership"),
+        (&["message", "pop", "set-1"], "ownership"),
+    ] {
+        let (code, _, said) = operate(&one, arguments);
+        assert!(code > 1 && said.contains(words) && said.contains("501"), "{arguments:?}: {code} {said}");
+    }
+    assert_eq!(operate(&one, &["queue", "show", "set-3"]).0, 1, "nothing was created");
+    // A server that starts knows everything before it opens a queue.
+    let again = serve(&brokers.addresses, 1, &[]);
+    assert_eq!(attributes(&again, "set-1"), json!({"_max_messages_post_size": 3, "mine": [1]}));
+    [one, other, again].into_iter().for_each(|server| assert_eq!(server.stop(), 0));
 }
 
 #[test]

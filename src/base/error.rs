@@ -50,9 +50,6 @@ impl FailureCounts {
 /// Why a store without claims refuses claims and delays.
 pub const NO_CLAIMS: &str = "claims and delays need the embedded log or the memory store; Kafka has neither until servers share ownership";
 
-/// Why a store without attributes refuses to change them.
-pub const NO_ATTRIBUTES: &str = "attributes of queues need the embedded log or the memory store";
-
 /// A status code of the protocol (section 3), with the meaning that it has in HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StatusCode(pub u32);
@@ -423,7 +420,7 @@ impl fmt::Display for StoreFault {
                 "queue_name: the topic name made of project and queue is longer than Kafka's {TOPIC_NAME_CHARS_MAX} characters"
             ),
             Self::NoCatalogue => {
-                f.write_str("Kafka keeps no catalogue of queues: list and delete topics with its own tools")
+                f.write_str("Kafka keeps no catalogue of queues: delete their topics with its own tools")
             }
             Self::Unavailable(why) => write!(f, "store: {why}"),
         }

@@ -17,7 +17,7 @@ pub const CLAIM_BYTES_MAX: u64 = 8 << 20;
 /// A request about the messages of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manage {
-    /// Count them. Answered by [`Managed::Stats`].
+    /// Count them. Answered by [`Managed::Stats`], or by [`Managed::Offsets`] if the store cannot count them.
     Stats,
     /// Find messages, claimed ones too. At most [`MANAGED_MAX`], ascending. Answered by [`Managed::Found`].
     Find(Vec<Offset>),
@@ -78,6 +78,8 @@ pub enum Only {
 pub enum Managed {
     /// What the partition holds.
     Stats(PartitionStats),
+    /// The number of offsets between the oldest one and the end of the partition, if that bounds the number of messages.
+    Offsets(Option<u64>),
     /// Those that exist, in order.
     Found(Vec<Found>),
     /// What became of each message, in the order of the request. The deletions are durable.

@@ -13,7 +13,7 @@ use crate::latency::Recorder;
 use crate::shard;
 use crate::shard::transport::{AHEAD_BYTES_PRESSED, KEPT_BYTES_MAX, wire_bytes};
 use crate::store::kafka::{READ_AHEAD_KIB, WINDOW_BYTES};
-use crate::store::log::{HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
+use crate::store::log::{GROUPING_BYTES_MAX, HISTORY_BYTES_MAX, LOAD_COST_MAX, LOADS_MAX, ROUND_BYTES};
 use crate::store::{Fence, StoreKind};
 use crate::tls::{HANDSHAKE_BYTES_MAX, RECORD_BYTES_MAX};
 
@@ -121,6 +121,11 @@ fn of_log(settings: &shard::Settings, shards: u64) -> Vec<Item> {
             keys: "log_segment_bytes, max_pb_bytes",
             bytes: shards * (2 * (ROUND_BYTES + largest) as u64 + log.segment_bytes / 2 * 3),
         },
+        Item {
+            what: "messages of files that are grouped",
+            keys: "log_grouping",
+            bytes: if log.grouping { shards * GROUPING_BYTES_MAX as u64 } else { 0 },
+        },
         Item { what: "ends of partitions at earlier starts", keys: "", bytes: HISTORY_BYTES_MAX as u64 },
     ]
 }
@@ -142,6 +147,11 @@ fn of_kafka(settings: &shard::Settings, shards: u64) -> Vec<Item> {
             what: "readers of older messages",
             keys: "kafka_catch_up_readers, kafka_receive_bytes",
             bytes: readers * ((WINDOW_BYTES + 2 * READ_AHEAD_KIB * 1024) as u64 + answers),
+        },
+        Item {
+            what: "readers of attributes, and of single messages for the operator",
+            keys: "kafka_receive_bytes; and up to 64 KiB for each queue with attributes",
+            bytes: 2 * (2 * READ_AHEAD_KIB as u64 * 1024 + answers),
         },
         Item {
             what: "messages in librdkafka's queues",

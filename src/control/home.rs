@@ -12,7 +12,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::pages::Unmade;
 use super::refused::Refused;
 use super::{ANSWER_TIMEOUT, Control, ask_one};
-use crate::base::error::Fault;
 use crate::base::names::FullName;
 use crate::shard::core::FORGET;
 use crate::shard::probe::Probe;
@@ -108,13 +107,6 @@ async fn to_its_end<T: Send + 'static>(
         work.await
     });
     task.await
-}
-
-/// Returns the response to a request that failed with a fault.
-pub(super) fn refusal(fault: &Fault) -> Response {
-    let status = u16::try_from(fault.status().0).unwrap_or_default();
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    (status, format!("{fault}\n")).into_response()
 }
 
 /// Returns the response to a request that failed for a reason of the server's own.

@@ -152,6 +152,21 @@ pub(super) fn encode(
         "Kafka records skipped because they are too large, counted at each read",
         shard,
     )?;
+    let grouped_bytes = f.counter(
+        "millstream_log_grouped_bytes_total",
+        "Bytes of grouped log files that were written",
+        shard,
+    )?;
+    let grouped_files = f.counter(
+        "millstream_log_grouped_files_total",
+        "Log files that were freed because a grouped file replaces them",
+        shard,
+    )?;
+    let grouping = f.gauge(
+        "millstream_log_grouping_files",
+        "Log files that are being grouped, or are replaced and not free yet",
+        shard,
+    )?;
     let waiting = f.gauge("millstream_store_waiting_fetches", "Fetches that wait for messages", shard)?;
     let credit =
         f.gauge("millstream_producer_credit_messages", "Messages that producers may still send", shard)?;
@@ -219,6 +234,9 @@ pub(super) fn encode(
         expired.with_label_values(shard).inc_by(pulse.store.expired);
         unstored.with_label_values(shard).inc_by(pulse.store.refused);
         passed_over.with_label_values(shard).inc_by(pulse.store.passed_over);
+        grouped_bytes.with_label_values(shard).inc_by(pulse.store.grouping.bytes);
+        grouped_files.with_label_values(shard).inc_by(pulse.store.grouping.files);
+        grouping.with_label_values(shard).set(signed(pulse.store.grouping.waiting));
         waiting.with_label_values(shard).set(signed(snapshot.waiting_fetches));
         credit.with_label_values(shard).set(signed(snapshot.credit));
         behind.with_label_values(shard).set(signed(snapshot.behind));

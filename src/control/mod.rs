@@ -8,7 +8,7 @@
 //! | `/` | the live page for a browser; `/live` is its event stream |
 //! | `/healthz` | 200 while every shard answers within a second, otherwise 503 |
 //! | `/readyz` | the same, and 503 once the server drains or is about to, and must get no new clients |
-//! | `/queues` | the queues of the embedded log, as JSON; 404 with another store. `?project=`, `?prefix=`, `?after=PROJECT/QUEUE` and `?limit=` choose some |
+//! | `/queues` | the queues of the embedded log or of Kafka, as JSON; 404 with the memory store. `?project=`, `?prefix=`, `?after=PROJECT/QUEUE` and `?limit=` choose some |
 //! | `/queues/PROJECT/QUEUE` | one queue with its attributes and what it holds, as JSON |
 //! | `PUT /queues/PROJECT/QUEUE` | creates a queue: 201, or 200 if it exists. The body is `{"attributes": {…}, "partitions": N}`; both may be absent |
 //! | `PATCH /queues/PROJECT/QUEUE` | changes attributes (null removes one), or adds partitions: 200. The same body |
@@ -78,8 +78,8 @@ pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
 pub use messages::{HeaderLine, IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition};
-pub use queue::{Affected, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
-pub use queue_line::QueueLine;
+pub use queue::{Affected, CountsPage, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
+pub use queue_line::{HeldLine, QueueLine};
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};
 pub use right::Right;
 pub use routes::routes;
@@ -116,6 +116,9 @@ use crate::shard::probe::Probe;
 
 /// The time that a shard has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a shard may take to say which queues there are, or to find one: with Kafka as the store, it asks Kafka.
+pub const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// The pause before asking a shard again whose inbox is full.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(10);
@@ -260,7 +263,16 @@ impl ControlPort {
 /// Asks every shard and returns all answers, or the index of the first shard that does not answer in time. A
 /// shard with a full inbox is asked again until the time is up.
 async fn ask_all<T>(probe: &Probe, ask: impl Fn(usize, oneshot::Sender<T>) -> bool) -> Result<Vec<T>, usize> {
-    let until = Instant::now() + ANSWER_TIMEOUT;
+    ask_all_within(ANSWER_TIMEOUT, probe, ask).await
+}
+
+/// As [`ask_all`], with another time.
+async fn ask_all_within<T>(
+    time: Duration,
+    probe: &Probe,
+    ask: impl Fn(usize, oneshot::Sender<T>) -> bool,
+) -> Result<Vec<T>, usize> {
+    let until = Instant::now() + time;
     let mut answers = Vec::new();
     for shard in 0..probe.shards() {
         answers.push(ask_one(until, |reply| ask(shard, reply)).await.ok_or(shard)?);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::ANSWER_TIMEOUT;
 use super::paced::Paced;
 use super::queue_line::QueueLine;
+use super::refused::refusal;
 use crate::base::error::StoreFault;
 
 /// The shortest time between two health checks of the shards.
@@ -36,6 +37,8 @@ pub(super) type Lines = Result<Arc<[QueueLine]>, Unmade>;
 pub(super) enum Unmade {
     /// The shard with this index did not answer in time.
     Silent(usize),
+    /// As `Silent`, within another time.
+    Late(usize, Duration),
     /// The store does not know the answer.
     Unknown(StoreFault),
     /// The answers cannot be encoded as a page.
@@ -49,7 +52,10 @@ impl IntoResponse for Unmade {
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("shard {shard} did not answer within {ANSWER_TIMEOUT:?}\n"),
             ),
-            Self::Unknown(fault) => (StatusCode::NOT_FOUND, format!("{fault}\n")),
+            Self::Late(shard, time) => {
+                (StatusCode::SERVICE_UNAVAILABLE, format!("shard {shard} did not answer within {time:?}\n"))
+            }
+            Self::Unknown(fault) => return refusal(&fault.into()),
             Self::Failed(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         };
         (status, why).into_response()

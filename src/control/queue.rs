@@ -14,11 +14,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::Client;
-use super::home::{change, failed, permit, refusal};
+use super::home::{change, failed, permit};
 use super::pages::Unmade;
 use super::queues::{name_of, no_queue};
-use super::refused::Refused;
-use super::{ANSWER_TIMEOUT, Control, ask_one};
+use super::refused::{Refused, refusal};
+use super::{ANSWER_TIMEOUT, Control, LOOK_TIMEOUT, ask_one};
 use crate::access::Right;
 use crate::base::attributes::{DEAD_QUEUE, PARTITIONS};
 use crate::base::error::{Fault, StoreFault};
@@ -51,9 +51,21 @@ pub struct QueuePage {
     pub stats: Option<StatsPage>,
 }
 
-/// What a queue holds, as JSON. Messages that have expired may count for another minute.
+/// What a queue holds, as JSON. What the store cannot say is absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct StatsPage {
+    /// The messages. Absent on Kafka, which cannot count them.
+    #[serde(flatten)]
+    pub counts: Option<CountsPage>,
+    /// On Kafka the number of offsets between the oldest ones and the ends of all partitions: there are not more messages
+    /// than that. Absent elsewhere, and where a record holds many messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offsets: Option<u64>,
+}
+
+/// The messages of a queue, as JSON. Those that have expired may count for another minute.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct CountsPage {
     /// Messages that can be claimed.
     pub free: u64,
     /// Messages that are claimed.
@@ -80,8 +92,18 @@ pub struct StoredLine {
 }
 
 impl StatsPage {
-    /// Adds what a partition holds.
-    pub fn add(&mut self, partition: Partition, stats: &PartitionStats) {
+    /// Adds what is known of a partition.
+    pub fn add(&mut self, partition: Partition, managed: &Managed) {
+        match managed {
+            Managed::Stats(stats) => self.counts.get_or_insert_default().add(partition, stats),
+            Managed::Offsets(Some(offsets)) => *self.offsets.get_or_insert_default() += offsets,
+            _ => {}
+        }
+    }
+}
+
+impl CountsPage {
+    fn add(&mut self, partition: Partition, stats: &PartitionStats) {
         let PartitionStats { free, claimed, delayed, bytes, oldest, newest } = *stats;
         self.free += free;
         self.claimed += claimed;
@@ -132,10 +154,11 @@ pub(super) async fn find(probe: &Probe, name: &FullName) -> Result<Described, Re
     let until = Instant::now() + ANSWER_TIMEOUT;
     let home = probe.home(name);
     let ask = |reply: oneshot::Sender<_>| probe.find(name.clone(), move |found| drop(reply.send(found)));
-    let silent = || Refused::with(Unmade::Silent(home));
-    let answer = ask_one(until, ask).await.ok_or_else(silent)?;
-    let Ok(Ok(found)) = timeout_at(until, answer).await else { return Err(silent()) };
-    found.ok_or_else(|| Refused::with(no_queue(&format!("{}/{}", name.0, name.1))))
+    let answer = ask_one(until, ask).await.ok_or_else(|| Refused::with(Unmade::Silent(home)))?;
+    match timeout_at(Instant::now() + LOOK_TIMEOUT, answer).await {
+        Ok(Ok(found)) => found.map_err(|fault| alter_refused(&fault, &format!("{}/{}", name.0, name.1))),
+        _ => Err(Refused::with(Unmade::Late(home, LOOK_TIMEOUT))),
+    }
 }
 
 /// Asks the owner of a partition about its messages. The error is the response.
@@ -151,12 +174,11 @@ pub(super) async fn manage(
     let ask = |reply: oneshot::Sender<_>| {
         probe.manage(shard, key, what.clone(), move |managed| drop(reply.send(managed)))
     };
-    let silent = || Refused::with(Unmade::Silent(shard));
-    let answer = ask_one(until, ask).await.ok_or_else(silent)?;
+    let answer = ask_one(until, ask).await.ok_or_else(|| Refused::with(Unmade::Silent(shard)))?;
     match timeout_at(Instant::now() + MANAGED_TIMEOUT, answer).await {
         Ok(Ok(Ok(managed))) => Ok(managed),
         Ok(Ok(Err(fault))) => Err(Refused::with(refusal(&fault.into()))),
-        _ => Err(silent()),
+        _ => Err(Refused::with(Unmade::Late(shard, MANAGED_TIMEOUT))),
     }
 }
 
@@ -190,9 +212,7 @@ pub(super) async fn show(
     let described = find(&probe, &name).await?;
     let mut stats = StatsPage::default();
     for (partition, managed) in manage_all(&probe, &described.info, &Manage::Stats).await? {
-        if let Managed::Stats(of) = managed {
-            stats.add(partition, &of);
-        }
+        stats.add(partition, &managed);
     }
     let page = QueuePage { stats: Some(stats), ..QueuePage::of(&name, &described) };
     Ok(Json(page).into_response())

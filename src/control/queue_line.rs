@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::millis::UnixMillis;
 use crate::base::names::FullName;
-use crate::store::QueueSummary;
+use crate::store::{Listed, QueueSummary};
 
 /// A queue, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -15,6 +15,14 @@ pub struct QueueLine {
     pub queue: String,
     /// The number of partitions.
     pub partitions: u16,
+    /// What it holds. Absent on Kafka, which cannot count that.
+    #[serde(flatten)]
+    pub held: Option<HeldLine>,
+}
+
+/// What a queue of the list holds, as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct HeldLine {
     /// The number of messages. An expired message counts until all messages of its partition in the same
     /// file have expired.
     pub messages: u64,
@@ -30,9 +38,14 @@ pub struct QueueLine {
 
 impl QueueLine {
     /// Creates the entry of a queue from its totals over all shards.
-    pub fn new((project, queue): &FullName, summary: &QueueSummary) -> Self {
-        let QueueSummary { partitions, messages, bytes, oldest, newest } = *summary;
+    pub fn new((project, queue): &FullName, Listed { partitions, held }: Listed) -> Self {
+        let held = held.map(|QueueSummary { messages, bytes, oldest, newest, .. }| HeldLine {
+            messages,
+            bytes,
+            oldest,
+            newest,
+        });
         let (project, queue) = (project.to_string(), queue.to_string());
-        Self { project, queue, partitions, messages, bytes, oldest, newest }
+        Self { project, queue, partitions, held }
     }
 }

@@ -1,4 +1,4 @@
-//! The queues of the embedded log: lists what each holds, and deletes a queue.
+//! The queues: lists what each holds, and deletes a queue.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +8,28 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use super::home::{change, refusal};
+use super::home::change;
 use super::pages::{self, JSON, Lines, Unmade};
 use super::queue_line::QueueLine;
-use super::refused::Refused;
-use super::{Control, ask_all};
+use super::refused::{Refused, refusal};
+use super::{Control, LOOK_TIMEOUT, ask_all_within};
 use crate::base::error::StoreFault;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::shard::core::Deleted;
 use crate::shard::probe::Probe;
-use crate::store::QueueSummary;
+use crate::store::Listed;
 
 async fn learn(probe: &Probe) -> Lines {
-    let asked = ask_all(probe, |shard, reply| probe.queues(shard, move |answer| drop(reply.send(answer))));
-    let shards = asked.await.map_err(Unmade::Silent)?;
-    let mut all: BTreeMap<_, QueueSummary> = BTreeMap::new();
+    let ask = |shard, reply: oneshot::Sender<_>| probe.queues(shard, move |answer| drop(reply.send(answer)));
+    let asked = ask_all_within(LOOK_TIMEOUT, probe, ask);
+    let shards = asked.await.map_err(|shard| Unmade::Late(shard, LOOK_TIMEOUT))?;
+    let mut all: BTreeMap<_, Listed> = BTreeMap::new();
     for of_shard in shards {
-        for (name, summary) in of_shard.map_err(Unmade::Unknown)? {
-            all.entry(name).or_default().merge(&summary);
+        for (name, listed) in of_shard.map_err(Unmade::Unknown)? {
+            all.entry(name).or_default().merge(&listed);
         }
     }
-    Ok(all.iter().map(|(name, summary)| QueueLine::new(name, summary)).collect())
+    Ok(all.iter().map(|(name, listed)| QueueLine::new(name, *listed)).collect())
 }
 
 /// Which queues a page shows.
@@ -125,14 +126,20 @@ fn response(deleted: Result<Deleted, StoreFault>, queue: &str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::QueueSummary;
 
     #[test]
     fn a_line_names_its_times_as_milliseconds() {
         let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
         let times = (Some(crate::base::millis::UnixMillis::new(7)), None);
         let summary = QueueSummary { oldest: times.0, newest: times.1, ..QueueSummary::default() };
-        let line = serde_json::to_value(QueueLine::new(&name, &summary)).unwrap();
+        let line = serde_json::to_value(QueueLine::new(&name, summary.into())).unwrap();
         assert_eq!((&line["oldest_ms"], line.get("newest_ms")), (&7.into(), Some(&serde_json::Value::Null)));
+        // What the store cannot say is absent.
+        let unknown = QueueLine::new(&name, Listed { partitions: 3, held: None });
+        let text = serde_json::to_string(&unknown).unwrap();
+        assert_eq!(text, r#"{"project":"p","queue":"q","partitions":3}"#);
+        assert_eq!(serde_json::from_str::<QueueLine>(&text).unwrap(), unknown);
     }
 
     #[test]
@@ -140,7 +147,7 @@ mod tests {
         let line = |project: &str, queue: &str| {
             QueueLine::new(
                 &(Project::parse(project).unwrap(), QueueName::parse(queue).unwrap()),
-                &QueueSummary::default(),
+                Listed::default(),
             )
         };
         let all = [line("a", "x"), line("a", "y"), line("b", "xa"), line("b", "xb"), line("b", "z")];

@@ -15,7 +15,7 @@ use crate::base::queue::{PartitionKey, QueueInfo};
 use crate::base::units::Partition;
 use crate::base::wish::{Granted, Wish};
 use crate::latency::Recorder;
-use crate::store::{QueueSummary, Tail};
+use crate::store::{Queues, Tail};
 use crate::tls::Config;
 
 /// A delivery to a shard's inbox. `A` is the type of an accepted connection.
@@ -28,7 +28,7 @@ pub enum Delivery<A = Accepted> {
     /// The store has completions for the shard.
     StoreNews,
     /// Report what the shard's store holds of each queue.
-    Queues(Reply<Result<Vec<(FullName, QueueSummary)>, StoreFault>>),
+    Queues(Reply<Queues>),
     /// Return the histograms and the state of the shard. It continues with these empty histograms.
     Latency(Recorder, Reply<(Recorder, ShardPulse)>),
     /// Report the ends of the partitions of these queues, and the positions of consumers.

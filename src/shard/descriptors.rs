@@ -39,6 +39,8 @@ const KAFKA_BROKERS: u64 = 6;
 const KAFKA_BROKER: u64 = 3;
 /// Internal brokers that librdkafka adds to those of the cluster: its own, and a group's coordinator.
 const KAFKA_OWN_BROKERS: u64 = 2;
+/// The clients of the whole server: two for the attributes of queues, and one for the operator's questions.
+const KAFKA_OWN_CLIENTS: u64 = 3;
 /// The pipes of the process that prints tokens for Kafka.
 const KAFKA_TOKENS: u64 = 4;
 /// Files that are open briefly: system information about disks and the process, certificates, and sockets
@@ -64,7 +66,8 @@ fn needed(settings: &Settings, has_control: bool) -> u64 {
             let kafka = &settings.store.kafka;
             let brokers = (kafka.brokers.split(',').count() as u64).max(KAFKA_BROKERS) + KAFKA_OWN_BROKERS;
             // Each shard has a producer, a consumer of the tails, and its share of the readers.
-            let clients = shards * (2 + (kafka.catch_up_readers as u64).div_ceil(shards.max(1)));
+            let clients =
+                shards * (2 + (kafka.catch_up_readers as u64).div_ceil(shards.max(1))) + KAFKA_OWN_CLIENTS;
             KAFKA_TOKENS + clients * brokers * KAFKA_BROKER
         }
     };

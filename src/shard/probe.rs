@@ -13,14 +13,14 @@ use super::certificates::Certificates;
 use super::core::{self, ConnectionId, Deleted, Roster, ShardPulse, ShardSnapshot, Traffic};
 use super::delivery::{Delivery, Reply};
 use super::inbox::Sender;
-use crate::base::error::{Fault, StoreFault};
+use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Managed};
 use crate::base::names::{FullName, queue_hash};
 use crate::base::queue::{PartitionKey, QueueInfo, home};
 use crate::base::units::Partition;
 use crate::base::wish::{AlterFault, Alteration, Created, Described, Granted, Wish};
 use crate::latency::Recorder;
-use crate::store::{QueueSummary, Tail};
+use crate::store::{Queues, Tail};
 
 /// A handle on the shards of a server. Any thread may use it.
 #[derive(Clone, Debug)]
@@ -102,14 +102,13 @@ impl Probe {
         self.send(self.home(&name), Delivery::Delete(name, Reply::new(reply)))
     }
 
-    /// Asks a queue's home to describe it: `None` if there is no queue of that name. If the store cannot say, `reply` is
-    /// dropped.
-    pub fn find(&self, name: FullName, reply: impl FnOnce(Option<Described>) + Send + 'static) -> bool {
-        self.wish(name, Wish::Find, |found| match found {
-            Ok(Created { queue, .. }) => reply(Some(queue)),
-            Err(AlterFault::Fault(Fault::Store(StoreFault::NoQueue))) => reply(None),
-            Err(fault) => tracing::warn!(%fault, "cannot look for a queue"),
-        })
+    /// Asks a queue's home to describe it: [`StoreFault::NoQueue`] if there is no queue of that name.
+    pub fn find(
+        &self,
+        name: FullName,
+        reply: impl FnOnce(Result<Described, AlterFault>) + Send + 'static,
+    ) -> bool {
+        self.wish(name, Wish::Find, |found| reply(found.map(|found| found.queue)))
     }
 
     /// Asks a queue's home to create it with these attributes, of which `_partitions` says how many partitions it has. A
@@ -150,11 +149,7 @@ impl Probe {
     }
 
     /// Asks a shard for what its store holds of each queue.
-    pub fn queues(
-        &self,
-        shard: usize,
-        reply: impl FnOnce(Result<Vec<(FullName, QueueSummary)>, StoreFault>) + Send + 'static,
-    ) -> bool {
+    pub fn queues(&self, shard: usize, reply: impl FnOnce(Queues) + Send + 'static) -> bool {
         self.send(shard, Delivery::Queues(Reply::new(reply)))
     }
 

@@ -141,8 +141,9 @@ impl Stores {
             }
             StoreKind::Memory => Ok(Self::Memory(store.memory, now.unix_ns)),
             StoreKind::Kafka => {
-                let cluster = Cluster::start(&store.kafka)?;
-                Ok(Self::Kafka(cluster, Box::new(store.kafka.clone()), settings.kafka_bounds()))
+                let bounds = settings.kafka_bounds();
+                let cluster = Cluster::start(&store.kafka, &bounds)?;
+                Ok(Self::Kafka(cluster, Box::new(store.kafka.clone()), bounds))
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::base::manage::Managed;
 use crate::base::millis::Millis;
 use crate::base::wish::Granted;
 use crate::latency::Stage;
-use crate::store::Store;
+use crate::store::{Queues, Store};
 use crate::tls::{Config, Counters};
 
 /// The longest time for which sockets are read before their data is processed further, even if more are
@@ -113,6 +113,7 @@ struct Replies {
     deletions: HashMap<ChangeId, Reply<Result<Deleted, StoreFault>>>,
     wishes: HashMap<ChangeId, Reply<Granted>>,
     managing: HashMap<ManageToken, Reply<Result<Managed, StoreFault>>>,
+    lists: HashMap<ChangeId, Reply<Queues>>,
 }
 
 impl Replies {
@@ -130,6 +131,11 @@ impl Replies {
         }
         while let Some((id, result)) = core.poll_managed() {
             if let Some(reply) = self.managing.remove(&id) {
+                reply.give(result);
+            }
+        }
+        while let Some((id, result)) = core.poll_listed() {
+            if let Some(reply) = self.lists.remove(&id) {
                 reply.give(result);
             }
         }
@@ -318,7 +324,8 @@ impl<S: Store<Connections>, H: Host> Shard<S, H> {
                     self.replies.managing.insert(id, reply);
                 }
                 Some(Delivery::Queues(reply)) => {
-                    reply.give(self.core.store().describe(self.host.now().unix));
+                    let id = self.core.list(self.host.now());
+                    self.replies.lists.insert(id, reply);
                 }
                 Some(Delivery::Latency(empty, reply)) => {
                     let full = std::mem::replace(self.core.latency(), empty);

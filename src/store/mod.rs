@@ -60,7 +60,7 @@ use crate::base::attributes::Attributes;
 use crate::base::batch::{Batch, Fetched};
 use crate::base::claim::{Grant, Leaving, Lost, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
-use crate::base::error::{NO_ATTRIBUTES, NO_CLAIMS, StoreFault};
+use crate::base::error::{NO_CLAIMS, StoreFault};
 use crate::base::manage::{Manage, Managed};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{ClientId, FullName};
@@ -83,7 +83,7 @@ pub trait Asker {
     type Fetch: Copy + Debug + Eq;
     /// The token of [`Request::Resolve`].
     type Resolve: Copy + Debug;
-    /// The token of [`Request::Alter`] and [`Request::Delete`].
+    /// The token of [`Request::Alter`], [`Request::Delete`] and [`Request::List`].
     type Change: Copy + Debug;
     /// The token of [`Request::Claim`] and [`Request::Watch`].
     type Claim: Copy + Debug;
@@ -183,6 +183,11 @@ pub enum Request<T: Asker> {
         token: T::Change,
         /// The project and the name of the queue.
         name: FullName,
+    },
+    /// List all queues. Only for stores that [list](Store::LISTS).
+    List {
+        /// Returned with the completion.
+        token: T::Change,
     },
     /// Lease messages that can be claimed now. Completes without a grant if there are none: then
     /// [`Request::Watch`] tells when there may be some.
@@ -328,10 +333,17 @@ pub enum Completion<T: Asker> {
         /// The incarnation that has ended; [`StoreFault::NoQueue`] if there is no queue of that name.
         result: Result<u64, StoreFault>,
     },
+    /// The completion of `List`.
+    Listed {
+        /// The token of the request.
+        token: T::Change,
+        /// All queues, with their numbers of partitions.
+        result: Result<Vec<(FullName, u16)>, StoreFault>,
+    },
 }
 
 /// What a store reports without a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
     /// The life of a queue has ended without [`Request::Delete`], or the queue has other partitions. Every
     /// shard must forget it.
@@ -340,6 +352,13 @@ pub enum StoreEvent {
         queue: QueueId,
         /// The life that has ended.
         incarnation: u64,
+    },
+    /// Another server has changed the attributes of a queue. Only the store of the queue's home reports it.
+    Altered {
+        /// The queue, as this server numbers it.
+        queue: QueueId,
+        /// All of its attributes.
+        attributes: Attributes,
     },
 }
 
@@ -373,11 +392,7 @@ impl<T: Asker> Request<T> {
             Self::Watch { token, .. } => Ok(Some(Completion::Watched { token, result: Err(fault) })),
             Self::Settle { token, .. } => Ok(Some(Completion::Settled { token, result: Err(fault) })),
             Self::Manage { token, .. } => Ok(Some(Completion::Managed { token, result: Err(fault) })),
-            Self::Alter { token, .. } => {
-                let result = Err(StoreFault::Unsupported(NO_ATTRIBUTES));
-                Ok(Some(Completion::Altered { token, result }))
-            }
-            Self::Leave { .. } => Ok(None),
+            Self::Leave { .. } | Self::List { .. } => Ok(None),
             other => Err(other),
         }
     }
@@ -396,7 +411,8 @@ impl Completion<u64> {
             | Self::Watched { token, .. }
             | Self::Settled { token, .. }
             | Self::Managed { token, .. }
-            | Self::Altered { token, .. } => *token,
+            | Self::Altered { token, .. }
+            | Self::Listed { token, .. } => *token,
         }
     }
 }
@@ -444,6 +460,19 @@ pub struct StoreCounters {
     pub refused: u64,
     /// Records of other Kafka clients that were too large to serve, counted at each read.
     pub passed_over: u64,
+    /// What the log groups.
+    pub grouping: GroupingCounters,
+}
+
+/// Counters of the grouping of the log's files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct GroupingCounters {
+    /// Bytes of grouped files that were written.
+    pub bytes: u64,
+    /// Files that grouped files replaced, and that are free.
+    pub files: u64,
+    /// Files that are being grouped, or are replaced and not free yet.
+    pub waiting: usize,
 }
 
 /// Counters of claims, in messages.
@@ -503,6 +532,34 @@ impl QueueSummary {
     }
 }
 
+/// A queue in a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The number of partitions.
+    pub partitions: u16,
+    /// What a store holds of it. `None` if no store can count that.
+    pub held: Option<QueueSummary>,
+}
+
+impl Listed {
+    /// Adds another shard's part of the same queue.
+    pub fn merge(&mut self, other: &Self) {
+        self.partitions = self.partitions.max(other.partitions);
+        if let Some(more) = &other.held {
+            self.held.get_or_insert_default().merge(more);
+        }
+    }
+}
+
+impl From<QueueSummary> for Listed {
+    fn from(held: QueueSummary) -> Self {
+        Self { partitions: held.partitions, held: Some(held) }
+    }
+}
+
+/// The queues that a store knows.
+pub type Queues = Result<Vec<(FullName, Listed)>, StoreFault>;
+
 /// A store of messages, used by one shard.
 ///
 /// A new kind of work is a variant of [`Request`], with its token in [`Asker`] and its answer in
@@ -510,6 +567,9 @@ impl QueueSummary {
 pub trait Store<T: Asker> {
     /// Which shard's store takes a partition's appends.
     const APPENDS: Placement = Placement::Owner;
+
+    /// Whether it takes [`Request::List`]. Otherwise [`Self::describe`] lists the queues.
+    const LISTS: bool = false;
 
     /// Whether it takes requests about claims.
     const CLAIMS: bool = false;
@@ -531,6 +591,12 @@ pub trait Store<T: Asker> {
     /// Handles the passing of time: frees expired messages. Returns when to call this again, by the monotonic
     /// clock.
     fn handle_tick(&mut self, now: Now) -> Option<Millis>;
+
+    /// Returns whether the next tick may release what has expired. If not, it only continues work in the
+    /// background.
+    fn may_release(&self, _now: Now) -> bool {
+        true
+    }
 
     /// Returns whether the store holds anything that changes with time.
     fn needs_ticks(&self) -> bool {

@@ -241,6 +241,13 @@ impl Stock {
         portions.filter_map(|portion| portion.part(range)).for_each(each);
     }
 
+    /// Returns what lies in a range.
+    pub fn part(&self, range: &Range<Offset>) -> Self {
+        let mut portions = Vec::new();
+        self.each(range, &mut |part| portions.push(part));
+        Self(portions)
+    }
+
     /// Records that everything was stored at `unix` or earlier. The messages live as long as before from then on.
     pub fn cap(&mut self, unix: UnixMillis) {
         for portion in self.0.iter_mut().filter(|portion| portion.newest > unix) {

@@ -108,6 +108,11 @@ impl Window {
         (self.start..=self.end).contains(&from)
     }
 
+    /// Returns its batches.
+    pub(super) fn into_batches(self) -> Vec<StoredBatch> {
+        self.batches.into()
+    }
+
     pub(super) fn start(&self) -> Offset {
         self.start
     }

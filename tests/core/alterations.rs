@@ -6,7 +6,7 @@ use millstream::base::queue::{QueueId, Signing};
 use millstream::base::wish::{Alteration, Created, Granted, Wish};
 use millstream::pb::{ConsumeSetupRequest, ProduceRequest, ProduceSetupRequest, SetupRequest};
 use millstream::shard::core::{ChangeId, Letter, Peer, Settings};
-use millstream::store::{Completion, Life, NewQueue, Request};
+use millstream::store::{Completion, Life, NewQueue, Request, StoreEvent};
 use prost::Message;
 use serde_json::{Map, Value, json};
 use tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -179,6 +179,29 @@ fn an_alteration_is_told_and_counts_once_the_store_has_made_it() {
     let found = home.wish(Wish::Find);
     assert_eq!(home.granted(found).unwrap().queue.attributes, attributes(&all), "it is as before");
     assert_eq!(policy.ttl_secs(), Some(100));
+}
+
+#[test]
+fn what_another_server_has_altered_counts_for_open_operations() {
+    let mut home = Shard::new(0, SHARDS);
+    home.open(1);
+    let queue = home.opens(5);
+    let found = home.wish(Wish::Find);
+    let policy = home.granted(found).unwrap().queue.info.policy;
+    for (now, ttl) in [(json!({"_default_message_ttl": 100, "mine": 1}), Some(100)), (json!({}), None)] {
+        let attributes = attributes(&now);
+        let altered = StoreEvent::Altered { queue, attributes: attributes.clone() };
+        home.script.borrow_mut().events.push_back(altered);
+        home.core.handle_completions(home.now);
+        let found = home.wish(Wish::Find);
+        assert_eq!((home.granted(found).unwrap().queue.attributes, policy.ttl_secs()), (attributes, ttl));
+    }
+    // A queue that was forgotten meanwhile stays forgotten.
+    let queue = QueueId::new(0, 99);
+    let altered = StoreEvent::Altered { queue, attributes: attributes(&json!({"mine": 1})) };
+    home.script.borrow_mut().events.push_back(altered);
+    home.core.handle_completions(home.now);
+    assert!(!home.is_asked());
 }
 
 #[test]

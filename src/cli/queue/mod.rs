@@ -26,7 +26,9 @@ use super::output::{Output, write_json};
 use crate::base::clock::rfc3339;
 use crate::base::millis::UnixMillis;
 use crate::base::names::{FullName, QueueName};
-use crate::control::{CHANGE_TIMEOUT, MANAGED_TIMEOUT, QueueChange, QueueLine, QueuePage, StatsPage};
+use crate::control::{
+    CHANGE_TIMEOUT, CountsPage, LOOK_TIMEOUT, MANAGED_TIMEOUT, QueueChange, QueueLine, QueuePage, StatsPage,
+};
 use crate::process::terminal::{escaped, say};
 
 /// How long a running server may take to answer.
@@ -34,7 +36,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 const _: () = assert!(
     CHANGE_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs()
-        && MANAGED_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs(),
+        && LOOK_TIMEOUT.as_secs() + MANAGED_TIMEOUT.as_secs() < ANSWER_TIMEOUT.as_secs(),
     "the server says what became of a change"
 );
 
@@ -310,7 +312,10 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
         "{:<40} {:>10} {:>14} {:>16}  {:<20}  {:<20}",
         "queue", "partitions", "messages", "bytes", "oldest", "newest"
     )?;
-    for QueueLine { project, queue, partitions, messages, bytes, oldest, newest } in lines {
+    for QueueLine { project, queue, partitions, held } in lines {
+        let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let (messages, bytes) = (count(held.map(|held| held.messages)), count(held.map(|held| held.bytes)));
+        let (oldest, newest) = (held.and_then(|held| held.oldest), held.and_then(|held| held.newest));
         let name = format!("{project}/{queue}");
         let (name, oldest, newest) = (escaped(&name), when(oldest), when(newest));
         writeln!(out, "{name:<40} {partitions:>10} {messages:>14} {bytes:>16}  {oldest:<20}  {newest:<20}")?;
@@ -442,7 +447,13 @@ fn write_page(out: &mut Output, page: &QueuePage) -> Result<(), Failure> {
 }
 
 fn write_stats(out: &mut Output, stats: &StatsPage) -> Result<(), Failure> {
-    let StatsPage { free, claimed, delayed, total, bytes, oldest, newest } = stats;
+    let StatsPage { counts, offsets } = stats;
+    if let Some(offsets) = offsets {
+        writeln!(out, "{:<12} {offsets}", "offsets")?;
+    }
+    let Some(CountsPage { free, claimed, delayed, total, bytes, oldest, newest }) = counts else {
+        return Ok(());
+    };
     for (what, count) in
         [("free", free), ("claimed", claimed), ("delayed", delayed), ("total", total), ("bytes", bytes)]
     {

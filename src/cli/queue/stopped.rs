@@ -102,7 +102,7 @@ impl Place for Stopped {
         let contents = Contents::read(&self.directory.files, &moment())?;
         say_damage(&contents.report);
         let lines =
-            contents.queues(unix_now()).into_iter().map(|(name, summary)| QueueLine::new(name, &summary));
+            contents.queues(unix_now()).into_iter().map(|(name, held)| QueueLine::new(name, held.into()));
         let is_wanted = |line: &QueueLine| {
             project.is_none_or(|project| project == line.project) && line.queue.starts_with(prefix)
         };
@@ -115,9 +115,7 @@ impl Place for Stopped {
         for partition in info.all() {
             let managed =
                 self.open()?.manage(&info, partition, Manage::Stats).map_err(|fault| failure(&fault))?;
-            if let Managed::Stats(of) = managed {
-                stats.add(partition, &of);
-            }
+            stats.add(partition, &managed);
         }
         let page = QueuePage::new(name, info.partitions, attributes.as_map());
         Ok(Some(QueuePage { stats: Some(stats), ..page }))

@@ -168,6 +168,13 @@ impl<S: Store<Connections>> Core<S> {
         Ok(Created { is_new: false, queue })
     }
 
+    /// Handles that another server has changed the attributes of a queue whose home is this shard.
+    pub(super) fn handle_altered_elsewhere(&mut self, queue: QueueId, attributes: Attributes) {
+        let Some((_, policy)) = self.tenants.policies().get(queue) else { return };
+        policy.set(attributes.policy());
+        self.catalogue.set_attributes(queue, attributes);
+    }
+
     /// Handles that a queue has more partitions.
     pub(super) fn grow(&mut self, now: Now, queue: QueueId, partitions: u16) {
         self.catalogue.grow(queue, partitions);

@@ -1,13 +1,15 @@
-//! The operator's requests about messages: passes them to the store of this shard, which owns the partition.
+//! The operator's requests about messages, and for all queues: passes them to the store of this shard, which owns the
+//! partition.
 
 use std::collections::{HashSet, VecDeque};
 
-use super::{Connections, Core, ManageToken};
+use super::{ChangeId, Connections, Core, ManageToken};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Managed};
+use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
-use crate::store::{Request, Store};
+use crate::store::{Listed, Queues, Request, Store};
 
 /// The requests under way, and the answers. The control port limits the requests.
 #[derive(Debug, Default)]
@@ -15,6 +17,7 @@ pub(super) struct Desk {
     next: u64,
     under_way: HashSet<ManageToken>,
     answers: VecDeque<(ManageToken, Result<Managed, StoreFault>)>,
+    lists: VecDeque<(ChangeId, Queues)>,
 }
 
 impl Desk {
@@ -37,6 +40,34 @@ impl<S: Store<Connections>> Core<S> {
     /// Returns the next answer to [`Self::manage`].
     pub fn poll_managed(&mut self) -> Option<(ManageToken, Result<Managed, StoreFault>)> {
         self.desk.answers.pop_front()
+    }
+
+    /// Asks the store of this shard for all queues. [`Self::poll_listed`] returns the answer.
+    pub fn list(&mut self, now: Now) -> ChangeId {
+        let token = self.changes.next_id(None);
+        if S::LISTS {
+            self.submit(now, Request::List { token });
+        } else {
+            let described = self.store.describe(now.unix);
+            let listed =
+                |all: Vec<_>| all.into_iter().map(|(name, held)| (name, Listed::from(held))).collect();
+            self.desk.lists.push_back((token, described.map(listed)));
+        }
+        token
+    }
+
+    /// Returns the next answer to [`Self::list`].
+    pub fn poll_listed(&mut self) -> Option<(ChangeId, Queues)> {
+        self.desk.lists.pop_front()
+    }
+
+    pub(super) fn handle_listed(
+        &mut self,
+        token: ChangeId,
+        result: Result<Vec<(FullName, u16)>, StoreFault>,
+    ) {
+        let listed = |(name, partitions)| (name, Listed { partitions, held: None });
+        self.desk.lists.push_back((token, result.map(|all| all.into_iter().map(listed).collect())));
     }
 
     pub(super) fn handle_managed(&mut self, token: ManageToken, result: Result<Managed, StoreFault>) {

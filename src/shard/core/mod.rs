@@ -341,6 +341,7 @@ impl<S: Store<Connections>> Core<S> {
         while let Some(event) = self.store.poll_event() {
             match event {
                 StoreEvent::Gone { queue, incarnation } => self.report_gone(queue, incarnation),
+                StoreEvent::Altered { queue, attributes } => self.handle_altered_elsewhere(queue, attributes),
             }
         }
         self.evict(now);

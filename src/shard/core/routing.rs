@@ -149,6 +149,7 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Opened { .. }
             | Completion::Deleted { .. }
             | Completion::Altered { .. }
+            | Completion::Listed { .. }
             | Completion::Managed { token: ManageToken::Operator(_), .. } => {
                 return self.handle_changed(now, completion);
             }
@@ -222,6 +223,7 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Opened { .. }
             | Completion::Deleted { .. }
             | Completion::Altered { .. }
+            | Completion::Listed { .. }
             | Completion::Managed { token: ManageToken::Operator(_), .. } => return,
         };
         if let Some(id) = by.as_errand() {

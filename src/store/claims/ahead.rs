@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::leases::expires;
 use super::ledger::Ledger;
 use super::record::{Given, Passed};
 use crate::base::batch::{Fetched, StoredBatch};
@@ -329,7 +328,7 @@ impl Choice {
                     continue;
                 }
                 let record = stored.batch.position_of(at.since(stored.base_offset) as u32);
-                let given = (piece.count.saturating_add(1), expires(now, stored, piece));
+                let given = (piece.count.saturating_add(1), piece.prolonged(now, stored));
                 (at, _) = self.take(stored, at..end, record, given, room);
                 if at < end {
                     return (gone, kept);

@@ -3,7 +3,6 @@
 use super::finds::{Find, Look};
 use super::inner::Purpose;
 use super::keeper::{Keeper, fetch};
-use super::leases::expires;
 use super::out::Out;
 use crate::base::batch::{Fetched, StoredBatch};
 use crate::base::clock::Now;
@@ -92,7 +91,7 @@ impl<T: Asker> Keeper<T> {
         let claim = claim.filter(|claim| claim.ends > now.mono);
         let record = stored.batch.position_of(offset.since(stored.base_offset) as u32);
         let (count, expires) = match of {
-            Some((_, piece)) => (piece.count, expires(now, &stored, piece)),
+            Some((_, piece)) => (piece.count, piece.prolonged(now, &stored)),
             None => (0, None),
         };
         Some(Found { stored, offset, record, count, claim, expires })

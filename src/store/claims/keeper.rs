@@ -308,7 +308,14 @@ impl<T: Asker> Keeper<T> {
                 self.notes.answer(Answer::Managed { token, answer: Managed::Popped(runs) });
                 continue;
             }
-            let Some(choice) = self.choose(now, self.fair(ask.room), false, out) else { break };
+            let room = ask.room;
+            if self.lacks_for(room) {
+                self.read_ahead(out);
+                if self.ahead.is_reading() {
+                    break;
+                }
+            }
+            let Some(choice) = self.choose(now, self.fair(room), false, out) else { break };
             let Some(Ask { by, .. }) = self.asks.pop_front() else { break };
             match by {
                 By::Claim { token, worker, terms } if !choice.is_empty() => {
@@ -378,6 +385,13 @@ impl<T: Asker> Keeper<T> {
         Room { messages: room.messages.min(share), ..room }
     }
 
+    /// Returns whether there are too few free messages for a claim, and nothing was read of those behind them. What is
+    /// given out depends on both.
+    fn lacks_for(&self, room: Room) -> bool {
+        let free = self.ledger.pieces().free_messages();
+        free < room.messages && !self.is_full() && self.ahead.messages() == 0 && self.ahead.lacks(1)
+    }
+
     /// Returns whether nothing new may be given out.
     fn is_full(&self) -> bool {
         self.ledger.is_full() || self.is_crowded
@@ -417,14 +431,7 @@ impl<T: Asker> Keeper<T> {
             }
             if !choice.is_empty() {
                 if choice.messages() == self.ledger.pieces().free_messages() {
-                    // The rest comes from behind, unless that would have to wait for new messages.
-                    let wanted = room.messages.saturating_sub(choice.messages());
-                    if !self.is_full() && self.ahead.lacks(wanted) {
-                        self.read_ahead(out);
-                        if self.ahead.is_reading() {
-                            return None;
-                        }
-                    }
+                    // The rest comes from behind.
                     self.choose_new(now, room, is_pop, &mut choice, out);
                 }
                 return Some(choice);

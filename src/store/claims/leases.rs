@@ -7,13 +7,12 @@ use super::keeper::{Ask, By, Keeper};
 use super::ledger::{Live, messages};
 use super::notes::Answer;
 use super::out::Out;
-use super::pieces::Piece;
 use super::record::Record;
 use crate::base::batch::StoredBatch;
 use crate::base::claim::{Granted, LeaseId, Leaving, Lost, Settle, Settlement, Terms, Worker};
 use crate::base::clock::Now;
 use crate::base::manage::{CLAIM_BYTES_MAX, ClaimView, MANAGED_MAX, Managed};
-use crate::base::millis::{Millis, UnixMillis};
+use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::units::Offset;
 use crate::store::{Asker, Completion};
@@ -189,7 +188,7 @@ pub(super) fn view(now: Now, live: &Live, found: Vec<(StoredBatch, Offset)>) -> 
         let Some((_, piece)) = live.pieces.get(index).filter(|(offsets, _)| offsets.start <= offset) else {
             continue;
         };
-        let (count, expires) = (piece.count, expires(now, &stored, piece));
+        let (count, expires) = (piece.count, piece.prolonged(now, &stored));
         match runs.last_mut() {
             Some(last)
                 if last.stored.base_offset == stored.base_offset
@@ -206,10 +205,4 @@ pub(super) fn view(now: Now, live: &Live, found: Vec<(StoredBatch, Offset)>) -> 
     }
     let messages = messages(live.pieces.iter().map(|(offsets, _)| offsets));
     ClaimView { since, ttl_secs, ends: live.ends, messages, runs }
-}
-
-/// Returns when messages of a batch expire, if a lease has made them live longer than their TTL.
-pub(super) fn expires(now: Now, stored: &StoredBatch, piece: &Piece) -> Option<UnixMillis> {
-    let until = now.unix + piece.lives_until.since(now.mono);
-    (piece.lives_until > now.mono && until > stored.expiry()).then_some(until)
 }

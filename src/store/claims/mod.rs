@@ -301,6 +301,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
             Completion::Settled { token, .. } => match token {},
             Completion::Managed { token, .. } => match token {},
             Completion::Altered { token, result } => Completion::Altered { token, result },
+            Completion::Listed { token, result } => Completion::Listed { token, result },
         })
     }
 
@@ -387,6 +388,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
                 Request::Resolve { token, partition, position }
             }
             Request::Delete { token, name } => Request::Delete { token, name },
+            Request::List { token } => Request::List { token },
             Request::Alter { token, name, attributes, partitions } => {
                 Request::Alter { token, name, attributes, partitions }
             }
@@ -458,7 +460,9 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
         }
         if self.inner_due <= now.mono {
             // What has expired goes now, so what is leased is kept just before.
-            self.pin(now);
+            if self.inner.may_release(now) {
+                self.pin(now);
+            }
             self.inner_due = self.inner.handle_tick(now).unwrap_or(now.mono + TICK);
         }
         let timer = self.keepers.values().filter_map(Keeper::next_timer).min();
@@ -605,6 +609,7 @@ fn outer<T: Asker>(request: Request<Inner<T>>) -> Request<T> {
         Request::Open { token, queue, name, create } => Request::Open { token, queue, name, create },
         Request::Resolve { token, partition, position } => Request::Resolve { token, partition, position },
         Request::Delete { token, name } => Request::Delete { token, name },
+        Request::List { token } => Request::List { token },
         Request::Alter { token, name, attributes, partitions } => {
             Request::Alter { token, name, attributes, partitions }
         }

@@ -7,9 +7,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::ops::{Bound, Range};
 
+use crate::base::batch::StoredBatch;
 use crate::base::claim::LeaseId;
 use crate::base::clock::Now;
-use crate::base::millis::Millis;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::units::Offset;
 use crate::store::stock::{Minute, part_of};
 
@@ -68,6 +69,12 @@ pub(super) struct Tally {
 }
 
 impl Piece {
+    /// Returns when its messages of a batch expire, if a lease has made them live longer than their TTL.
+    pub(super) fn prolonged(&self, now: Now, stored: &StoredBatch) -> Option<UnixMillis> {
+        let until = now.unix + self.lives_until.since(now.mono);
+        (self.lives_until > now.mono && until > stored.expiry()).then_some(until)
+    }
+
     /// Returns the offset behind the last message of the piece at `first`.
     fn end(&self, first: Offset) -> Offset {
         first.saturating_add(u64::from(self.length))

@@ -4,10 +4,12 @@ use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::attributes::AttributesTopic;
+use super::clerk::Clerk;
 use super::janitor::Janitor;
 use super::layout::Layout;
-use super::properties::warnings;
-use super::settings::Settings;
+use super::properties::{Properties, warnings};
+use super::settings::{Bounds, Settings};
 use super::tokens::Tokens;
 use super::topics::{TopicInfo, Topics};
 use crate::base::attributes::Attributes;
@@ -20,19 +22,25 @@ pub struct Cluster {
     pub(super) topics: Arc<Topics>,
     pub(super) janitor: Janitor,
     pub(super) tokens: Option<Tokens>,
+    pub(super) clerk: Clerk,
+    pub(super) attributes: AttributesTopic,
 }
 
 impl Cluster {
     /// Starts the threads that serve all shards. They may run on the caller's cores.
-    pub fn start(config: &Settings) -> std::io::Result<Self> {
+    pub fn start(config: &Settings, bounds: &Bounds) -> std::io::Result<Self> {
         for warning in warnings(config) {
             tracing::warn!("{warning}");
         }
         let command = Some(config.token_command.clone()).filter(|command| !command.is_empty());
+        let tokens = command.map(Tokens::start).transpose()?;
+        let properties = Properties::new(config, bounds);
         Ok(Self {
             topics: Arc::default(),
             janitor: Janitor::start()?,
-            tokens: command.map(Tokens::start).transpose()?,
+            clerk: Clerk::start(properties.clone(), tokens.clone())?,
+            attributes: AttributesTopic::start(config, properties, tokens.clone())?,
+            tokens,
         })
     }
 

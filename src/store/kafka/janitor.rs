@@ -54,12 +54,18 @@ impl<R: Send + 'static> Returns<R> {
 
     /// Lets `janitor` run `work` and return the result.
     pub(super) fn ask(&self, janitor: &Janitor, work: impl FnOnce() -> R + Send + 'static) {
+        let give = self.giver();
+        janitor.run(move || give(work()));
+    }
+
+    /// Returns what passes a result to the store, from any thread.
+    pub(super) fn giver(&self) -> impl Fn(R) + Send + use<R> {
         let (sender, news) = (self.sender.clone(), self.news.clone());
-        janitor.run(move || {
+        move |result| {
             // This fails if the store was dropped; then nobody needs the result.
-            let _ = sender.send(work());
+            let _ = sender.send(result);
             news.ring();
-        });
+        }
     }
 
     /// Returns the next result.

@@ -13,6 +13,7 @@
 //! | `openings`, `topic_rules` | topics that are found or created; the rules for them |
 //! | `topics` | what is known about topics, for all shards and for one |
 //! | `watch` | whether topics are still the same |
+//! | `attributes/` | the attributes of queues, in a topic of their own |
 //! | **appends** | |
 //! | `appends` | a shard's appends, and the fence after a failure |
 //! | `producer` | appends on their way into Kafka |
@@ -23,6 +24,9 @@
 //! | `ahead` | positions beyond the end: whether a partition has gone back |
 //! | `offsets` | questions for the offset of an end or a time |
 //! | `batches` | records as stored batches |
+//! | **the operator** | |
+//! | `inquiries` | a shard's questions for single messages, and for all queues |
+//! | `clerk` | the thread that asks Kafka these |
 //! | **clients** | |
 //! | `client` | a handle with its queues and topics |
 //! | `chores`, `janitor` | blocking work, and the thread that does it |
@@ -39,12 +43,15 @@
 
 mod ahead;
 mod appends;
+mod attributes;
 mod batches;
 mod chores;
+mod clerk;
 mod client;
 mod cluster;
 mod fetches;
 pub mod header;
+mod inquiries;
 mod janitor;
 mod layout;
 mod native;
@@ -89,6 +96,7 @@ use self::appends::Appends;
 use self::batches::Reads;
 use self::chores::{Chore, Chores, Return, Role};
 use self::fetches::{Extent, Fetches};
+use self::inquiries::Inquiries;
 use self::native::{Event, Handle, Queue, Trouble};
 use self::producer::Append;
 use self::properties::Properties;
@@ -96,15 +104,19 @@ use self::queues::Queues;
 use self::topic_rules::TopicRules;
 use self::topics::forgotten;
 use super::fetch::Fetch;
-use super::{Asker, Completion, Placement, Request, Store, StoreCounters, StoreEvent};
+use super::{Asker, Completion, NewQueue, Placement, Request, Store, StoreCounters, StoreEvent};
 use crate::base::clock::Now;
-use crate::base::error::{NO_ATTRIBUTES, StoreFault};
+use crate::base::error::StoreFault;
 use crate::base::millis::Millis;
 use crate::base::names::ClientId;
 use crate::base::queue::QueueId;
 
 /// The time between two ticks of the store.
 const TICK: Millis = Millis::new(250);
+
+/// Why queues are not deleted.
+const NO_DELETIONS: &str =
+    "deleting queues needs the embedded log; on Kafka it needs ownership, which servers do not share";
 
 /// A part of librdkafka's error message for an answer longer than `receive.message.max.bytes`.
 const TOO_LARGE: &str = "increase receive.message.max.bytes";
@@ -119,6 +131,7 @@ pub struct Kafka<T: Asker> {
     queues: Queues<T>,
     appends: Appends<T>,
     fetches: Fetches<T>,
+    inquiries: Inquiries<T>,
     news: Arc<News>,
     /// Whether there is work that `News` does not announce.
     has_more: bool,
@@ -143,8 +156,13 @@ impl<T: Asker> Kafka<T> {
         let properties = Properties::new(config, bounds);
         let store = Self {
             chores: Chores::new(cluster.janitor, cluster.tokens, properties, &news),
-            queues: Queues::new(cluster.topics, TopicRules::new(config, bounds)),
+            queues: Queues::new(
+                cluster.topics,
+                TopicRules::new(config, bounds),
+                cluster.attributes.join(&news),
+            ),
             appends: Appends::new(),
+            inquiries: Inquiries::new(cluster.clerk, reads.clone(), &news),
             fetches: Fetches::new(&extent, reads),
             news,
             has_more: false,
@@ -165,6 +183,8 @@ impl<T: Asker> Kafka<T> {
         while let Some(event) = self.fetches.poll_event() {
             self.handle_event(now, event);
         }
+        self.queues.handle_attributes(self.appends.client());
+        self.inquiries.work(self.queues.rules());
         self.appends.work(now, &mut self.queues);
         if let Some(broken) = self.appends.take_broken() {
             self.chores.discard(broken);
@@ -229,7 +249,8 @@ impl<T: Asker> Kafka<T> {
     }
 
     fn next_completion(&mut self) -> Option<Completion<T>> {
-        self.appends.poll().or_else(|| self.fetches.poll()).or_else(|| self.queues.poll())
+        let of_messages = self.appends.poll().or_else(|| self.fetches.poll());
+        of_messages.or_else(|| self.queues.poll()).or_else(|| self.inquiries.poll())
     }
 }
 
@@ -248,16 +269,20 @@ fn log_error(trouble: &Trouble) {
 impl<T: Asker> Store<T> for Kafka<T> {
     const APPENDS: Placement = Placement::Anywhere;
 
+    const LISTS: bool = true;
+
     fn submit(&mut self, now: Now, request: Request<T>) -> Result<(), Request<T>> {
         match request {
-            Request::Open { token, create: Some(new), .. } if !new.attributes.is_empty() => {
-                let result = Err(StoreFault::Unsupported(NO_ATTRIBUTES));
-                self.queues.refuse(Completion::Opened { token, result });
-            }
             Request::Open { token, queue, name, create } => {
-                let partitions = create.map(|new| new.partitions);
-                self.queues.open(token, queue, &name, partitions, self.appends.client());
+                self.queues.open(now, token, queue, &name, create, self.appends.client());
                 self.has_more = true;
+            }
+            Request::Alter { token, name, attributes, partitions } => {
+                self.queues.alter(token, &name, &NewQueue { partitions, attributes });
+            }
+            Request::List { token } => self.inquiries.list(token),
+            Request::Manage { token, partition, what } => {
+                self.inquiries.manage(now, token, partition, what, self.queues.topic(partition.queue));
             }
             Request::Append { token, stream, partition, batch } => {
                 match self.queues.topic(partition.queue).cloned() {
@@ -281,7 +306,7 @@ impl<T: Asker> Store<T> for Kafka<T> {
             }
             Request::Cancel { token, partition } => self.fetches.cancel(token, partition),
             Request::Delete { token, .. } => {
-                let result = Err(StoreFault::NoCatalogue);
+                let result = Err(StoreFault::Unsupported(NO_DELETIONS));
                 self.queues.refuse(Completion::Deleted { token, result });
             }
             other => {

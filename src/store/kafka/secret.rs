@@ -96,6 +96,7 @@ impl fmt::Debug for Settings {
         let Self {
             brokers,
             topic_prefix,
+            attributes_topic,
             packed,
             replication,
             strict_topics,
@@ -112,6 +113,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("brokers", brokers)
             .field("topic_prefix", topic_prefix)
+            .field("attributes_topic", attributes_topic)
             .field("packed", packed)
             .field("replication", replication)
             .field("strict_topics", strict_topics)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::base::limits::{KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES};
+use crate::base::limits::{KAFKA_PACKED_RECORD_BYTES, KAFKA_RECORD_OVERHEAD_BYTES, TOPIC_NAME_CHARS_MAX};
 use crate::base::setting::{GIB, settings};
 
 settings! {
@@ -22,6 +22,9 @@ settings! {
         /// Replicas of a topic that the server creates; from 3 on, two of them must have a message before it
         /// is acknowledged
         replication: u16 = 3, "kafka_replication", Count(1..=i16::MAX as u64);
+        /// Compacted topic that keeps the attributes of all queues, created if missing; letters, digits and -; empty: queues
+        /// have no attributes
+        attributes_topic: String = "millstream-attributes".into(), "kafka_attributes_topic", Text, check_attributes_topic;
         /// Refuse topics that promise less than Millstream does; otherwise log a warning
         strict_topics: bool = false, "kafka_strict_topics", Flag;
         /// How long messages wait for others to share their batch (linger.ms)
@@ -56,6 +59,16 @@ fn check_prefix(text: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("{text:?} has other characters than letters, digits, - and ."))
+    }
+}
+
+fn check_attributes_topic(text: &str) -> Result<(), String> {
+    // The topic of a queue has a dot in its name, so it is never this one.
+    let is_name = text.chars().all(|one| one.is_ascii_alphanumeric() || one == '-');
+    match text.len() {
+        0..=TOPIC_NAME_CHARS_MAX if is_name => Ok(()),
+        0..=TOPIC_NAME_CHARS_MAX => Err(format!("{text:?} has other characters than letters, digits and -")),
+        length => Err(format!("its {length} characters are more than Kafka's {TOPIC_NAME_CHARS_MAX}")),
     }
 }
 

@@ -17,17 +17,18 @@ use super::settings::{Bounds, Settings};
 use super::tails::AtTail;
 use super::topics::TopicInfo;
 use super::{Cluster, Kafka, News, WINDOW_BYTES};
+use crate::base::attributes::Attributes;
 use crate::base::batch::Fetched;
 use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::millis::UnixMillis;
-use crate::base::names::{Project, QueueName};
+use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId, Signing};
 use crate::base::units::{Offset, Partition};
 use crate::store::conformance::{self, Lab, batch};
 use crate::store::fetch::Fetch;
-use crate::store::{Completion, Life, NewQueue, Request, Store, Stream};
+use crate::store::{Completion, Life, NewQueue, Request, Store, StoreEvent, Stream};
 
 /// Returns the one broker for all tests of this process.
 fn broker() -> Option<&'static Brokers> {
@@ -157,7 +158,7 @@ impl Lab for Lone {
     type Store = Kafka<u64>;
 
     fn store(&self) -> Kafka<u64> {
-        self.store_on(Cluster::start(&self.config).unwrap())
+        self.store_on(Cluster::start(&self.config, &self.bounds).unwrap())
     }
 
     fn unix(&self) -> Option<UnixMillis> {
@@ -169,6 +170,14 @@ impl Lab for Lone {
             self.heard.set(Instant::now());
         }
         self.heard.get().elapsed() < SILENCE
+    }
+
+    fn adds_partitions(&self) -> bool {
+        false
+    }
+
+    fn finds_messages(&self) -> bool {
+        true
     }
 
     fn queue(&self) -> (QueueId, QueueName) {
@@ -189,6 +198,126 @@ fn the_packed_kafka_store_conforms() {
     let lone = Lone::on(broker);
     let config = Settings { packed: true, ..lone.config.clone() };
     conformance::run(&Lone { config, ..lone });
+}
+
+/// A server of several that share a broker: the names of its queues, and its store.
+struct Site {
+    lone: Lone,
+    store: Kafka<u64>,
+}
+
+impl Site {
+    /// Starts a server whose queues have their attributes in `topic`.
+    fn new(broker: &Brokers, topic: &str) -> Self {
+        let lone = Lone::on(broker);
+        let lone =
+            Lone { config: Settings { attributes_topic: topic.to_owned(), ..lone.config.clone() }, ..lone };
+        Self { store: lone.store(), lone }
+    }
+
+    fn open(&mut self, name: &str, create: Option<NewQueue>) -> Result<(QueueId, Life), StoreFault> {
+        let (queue, _) = self.lone.queue();
+        let open = Request::Open { token: 0, queue, name: full(name), create };
+        assert!(self.store.submit(self.lone.now(), open).is_ok());
+        match self.lone.next(&mut self.store) {
+            Completion::Opened { result, .. } => result.map(|life| (queue, life)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn alter(&mut self, name: &str, attributes: &str) -> Result<Attributes, StoreFault> {
+        let (name, attributes) = (full(name), of(attributes));
+        let alter = Request::Alter { token: 0, name, attributes, partitions: 1 };
+        assert!(self.store.submit(self.lone.now(), alter).is_ok());
+        match self.lone.next(&mut self.store) {
+            Completion::Altered { result, .. } => result.map(|life| life.attributes),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for the attributes that another server has set.
+    fn altered(&mut self) -> (QueueId, Attributes) {
+        loop {
+            match self.store.poll_event() {
+                Some(StoreEvent::Altered { queue, attributes }) => return (queue, attributes),
+                Some(other) => panic!("{other:?}"),
+                None => {
+                    assert!(self.lone.wait(), "nothing comes");
+                    assert!(self.store.poll_completion(self.lone.now()).is_none());
+                }
+            }
+        }
+    }
+
+    fn list(&mut self) -> Vec<(FullName, u16)> {
+        assert!(self.store.submit(self.lone.now(), Request::List { token: 0 }).is_ok());
+        match self.lone.next(&mut self.store) {
+            Completion::Listed { result, .. } => result.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn full(name: &str) -> FullName {
+    (Project::parse("lone").unwrap(), QueueName::parse(name).unwrap())
+}
+
+fn of(json: &str) -> Attributes {
+    Attributes::parse_stored(json.as_bytes()).unwrap()
+}
+
+#[test]
+fn servers_that_share_brokers_agree_on_attributes() {
+    let Some(broker) = broker() else { return };
+    let [mut one, mut other] = [(); 2].map(|()| Site::new(broker, "agreed"));
+    let (first, second) = (r#"{"_default_message_ttl":60,"mine":[1]}"#, r#"{"_default_message_ttl":61}"#);
+    let new = |attributes| Some(NewQueue { partitions: 1, attributes: of(attributes) });
+    let (mine, life) = one.open("agreed", new(first)).unwrap();
+    assert_eq!(life.attributes, of(first));
+    // A change of its own is reported once more, as every record is.
+    assert_eq!(one.altered(), (mine, of(first)));
+    one.open("without", new("{}")).unwrap();
+    // The other server may read the record later than it opens the queue.
+    let (theirs, life) = other.open("agreed", new(second)).unwrap();
+    if life.attributes != of(first) {
+        assert_eq!((life.attributes, other.altered()), (of("{}"), (theirs, of(first))));
+    }
+    let (_, life) = other.open("without", None).unwrap();
+    assert_eq!(life.attributes, of("{}"), "another queue's do not apply");
+    assert_eq!(other.alter("agreed", second), Ok(of(second)));
+    assert_eq!(one.altered(), (mine, of(second)));
+    assert_eq!(one.alter("agreed", "{}"), Ok(of("{}")));
+    while other.altered() != (theirs, of("{}")) {}
+    assert_eq!(one.alter("agreed", first), Ok(of(first)));
+    // One that starts later knows everything before it opens a queue.
+    let mut late = Site::new(broker, "agreed");
+    assert_eq!(late.open("agreed", None).unwrap().1.attributes, of(first));
+    assert_eq!(late.open("without", None).unwrap().1.attributes, of("{}"));
+    assert_eq!(late.alter("nowhere", first), Err(StoreFault::NoQueue));
+    let listed = late.list();
+    for name in ["agreed", "without"] {
+        assert!(listed.contains(&(full(name), 1)), "{listed:?}");
+    }
+    assert!(listed.iter().all(|((project, _), _)| project.as_str() != "millstream-attributes"), "{listed:?}");
+}
+
+#[test]
+fn attributes_that_kafka_cannot_serve_are_refused_by_name() {
+    let Some(broker) = broker() else { return };
+    let mut site = Site::new(broker, "refusing");
+    let refused = r#"{"mine":1,"_max_messages":5}"#;
+    let new = NewQueue { partitions: 1, attributes: of(refused) };
+    let names_it =
+        |fault| matches!(fault, Some(StoreFault::Unsupported(why)) if why.starts_with("_max_messages:"));
+    assert!(names_it(site.open("refusing", Some(new)).err()));
+    assert_eq!(site.open("refusing", None).err(), Some(StoreFault::NoQueue), "nothing was created");
+    site.open("refusing", Some(NewQueue::plain(1))).unwrap();
+    assert!(names_it(site.alter("refusing", refused).err()));
+    // Without a topic for them, there are no attributes, and everything else works.
+    let mut without = Site::new(broker, "");
+    without.open("refusing", None).unwrap();
+    let fault = without.alter("refusing", r#"{"mine":1}"#).unwrap_err();
+    assert!(fault.to_string().contains("kafka_attributes_topic"), "{fault}");
 }
 
 #[test]
@@ -271,9 +400,10 @@ fn mocked(
 ) -> (MockCluster<'static, DefaultProducerContext>, Lone, Kafka<u64>, PartitionKey) {
     let mock = MockCluster::new(3).unwrap();
     mock.create_topic("lone.mocked", 1, 3).unwrap();
-    let config = Settings { brokers: mock.bootstrap_servers(), ..config };
+    let (brokers, attributes_topic) = (mock.bootstrap_servers(), String::new());
+    let config = Settings { brokers, attributes_topic, ..config };
     let lone = Lone { config, bounds, ..Lone::on_nothing() };
-    let cluster = Cluster::start(&lone.config).unwrap();
+    let cluster = Cluster::start(&lone.config, &lone.bounds).unwrap();
     let (queue, _) = lone.queue();
     cluster.assume(queue, c"lone.mocked".to_owned(), 1);
     let store = lone.store_on(cluster);
@@ -493,7 +623,7 @@ fn a_fetch_beyond_the_end_can_be_cancelled() {
 fn a_record_that_is_too_large_is_passed_over_and_counted() {
     let Lone { config, bounds, .. } = Lone::on_nothing();
     let (_mock, lone, _, partition) = mocked(config, bounds);
-    let cluster = Cluster::start(&lone.config).unwrap();
+    let cluster = Cluster::start(&lone.config, &lone.bounds).unwrap();
     let info = TopicInfo {
         name: Arc::new(c"lone.mocked".to_owned()),
         default_ttl_secs: 1000,

@@ -8,7 +8,7 @@ use std::ffi::CString;
 
 use super::layout::Layout;
 use crate::base::limits::TOPIC_NAME_CHARS_MAX;
-use crate::base::names::{Project, QueueName};
+use crate::base::names::{FullName, Project, QueueName};
 
 fn escape(name: &str, into: &mut String) {
     for character in name.chars() {
@@ -41,26 +41,63 @@ pub(super) fn topic_name(
     CString::new(name).ok()
 }
 
+/// Returns the queue that has a topic, or `None` if the topic is no queue's.
+pub(super) fn queue_name(prefix: &str, topic: &str, layout: Layout) -> Option<FullName> {
+    let name = topic.strip_prefix(prefix)?;
+    let name = if layout == Layout::Packed { name.strip_suffix(".packed")? } else { name };
+    let (project, queue) = name.split_once('.')?;
+    let (project, queue) = (unescape(project)?, unescape(queue)?);
+    let (project, queue) = (Project::parse_stored(&project).ok()?, QueueName::parse(&queue).ok()?);
+    let is_it =
+        topic_name(prefix, &project, &queue, layout).is_some_and(|name| name.to_bytes() == topic.as_bytes());
+    is_it.then_some((project, queue))
+}
+
+fn unescape(name: &str) -> Option<String> {
+    let mut out = String::new();
+    let mut characters = name.chars();
+    while let Some(character) = characters.next() {
+        out.push(match character {
+            '-' => match characters.next()? {
+                '-' => '-',
+                'd' => '.',
+                'u' => '_',
+                _ => return None,
+            },
+            other => other,
+        });
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn unescape(name: &str) -> String {
-        let mut out = String::new();
-        let mut characters = name.chars();
-        while let Some(character) = characters.next() {
-            out.push(match character {
-                '-' => match characters.next().unwrap() {
-                    '-' => '-',
-                    'd' => '.',
-                    'u' => '_',
-                    other => panic!("{other}"),
-                },
-                other => other,
-            });
+    #[test]
+    fn other_topics_are_no_queues() {
+        let of = |topic: &str, layout| {
+            queue_name("mine.", topic, layout).map(|(project, queue)| format!("{project}/{queue}"))
+        };
+        assert_eq!(of("mine.default.a-db", Layout::Plain).as_deref(), Some("default/a.b"));
+        assert_eq!(of("mine.default.q.packed", Layout::Packed).as_deref(), Some("default/q"));
+        for other in [
+            "default.q",
+            "mine.q",
+            "mine.default.q.packed",
+            "mine.default.a_b",
+            "mine.default.a-",
+            "mine.default.a-x",
+            "mine..q",
+            "mine.default.",
+            "mine.default.a b",
+            "__consumer_offsets",
+            "millstream-attributes",
+        ] {
+            assert_eq!(of(other, Layout::Plain), None, "{other}");
         }
-        out
+        assert_eq!(of("mine.default.q", Layout::Packed), None);
     }
 
     #[test]
@@ -87,7 +124,9 @@ mod tests {
             // The queue can be read from the name, so no other queue has it; and without a `_`, no two names
             // collide.
             let (left, right) = topic.split_once('.').unwrap();
-            prop_assert_eq!((unescape(left), unescape(right)), (project, queue));
+            prop_assert_eq!((unescape(left), unescape(right)), (Some(project), Some(queue)));
+            prop_assert_eq!(queue_name("", &topic, Layout::Plain), Some((of, named)));
+            let (of, named) = queue_name("", &topic, Layout::Plain).unwrap();
             let packed = topic_name("", &of, &named, Layout::Packed).unwrap().into_string().unwrap();
             prop_assert_eq!(packed, topic + ".packed");
         }

@@ -5,9 +5,9 @@ use std::ffi::CString;
 
 use super::layout::Layout;
 use super::settings::{Bounds, Settings};
-use super::topic_name::topic_name;
+use super::topic_name::{queue_name, topic_name};
 use crate::base::millis::Millis;
-use crate::base::names::{Project, QueueName};
+use crate::base::names::{FullName, Project, QueueName};
 
 /// The rules for topics.
 #[derive(Debug)]
@@ -60,6 +60,11 @@ impl TopicRules {
     /// Returns the name of a queue's topic, or `None` if it is too long for Kafka.
     pub(super) fn topic_name(&self, project: &Project, name: &QueueName) -> Option<CString> {
         topic_name(&self.prefix, project, name, self.layout)
+    }
+
+    /// Returns the queue that has a topic, or `None` if the topic is no queue's.
+    pub(super) fn queue_name(&self, topic: &str) -> Option<FullName> {
+        queue_name(&self.prefix, topic, self.layout)
     }
 
     /// Returns the settings of a topic that promise less than Millstream does: each with its value, and what

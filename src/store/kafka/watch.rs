@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(watch.poll_event(), None);
         watch.handle_described(described(Err(unknown())));
         let gone = Some(StoreEvent::Gone { queue: QUEUE, incarnation: 7 });
-        assert_eq!((watch.poll_event(), watch.poll_event()), (gone, None));
+        assert_eq!((watch.poll_event(), watch.poll_event()), (gone.clone(), None));
         watch.add(QUEUE, &info());
         watch.handle_described(described(Ok(life(8))));
         assert_eq!(watch.poll_event(), gone);

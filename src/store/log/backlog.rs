@@ -303,7 +303,7 @@ impl<T: Asker> Backlog<T> {
             let is_its = |header: &BatchHeader| (header.incarnation, header.partition) == id;
             let damage = walk(load.segment.stamp, run.at, bytes, is_its, |_, header, records| {
                 // Batches before the window's end were read before: their run has grown since.
-                let is_new = header.base_offset >= window.end();
+                let is_new = header.base_offset >= window.end().max(load.first);
                 if let Some(mut stored) = header.batch(records).filter(|_| is_new) {
                     stored.timestamp = stored.timestamp.min(cap);
                     window.push(stored);

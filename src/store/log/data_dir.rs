@@ -2,7 +2,7 @@
 //! the free files. A shard uses it when it first touches a queue or a partition, and when a segment begins or
 //! ends.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -251,9 +251,18 @@ impl DataDir {
         let is_owner = |((_, partition), hash, _): &mut (PartitionId, u64, Past)| {
             owner(*hash, partition.of_state().unwrap_or(*partition), shards) == shard
         };
-        let is_its = |segment: &mut Arc<Segment>| segment.number % u64::from(shards) == u64::from(shard);
+        let pasts: Vec<(PartitionId, Past)> =
+            state.pasts.extract_if(.., is_owner).map(|(id, _, past)| (id, past)).collect();
+        // A segment belongs to the owner of what is needed of it. If these are several, one of them gets it.
+        let spans = pasts.iter().flat_map(|(_, past)| &past.spans);
+        let used: HashSet<u64> = spans.map(|span| span.segment.number).collect();
+        let is_its = |segment: &mut Arc<Segment>| {
+            let is_unused = segment.holding().spans == 0;
+            let is_next = segment.number % u64::from(shards) == u64::from(shard);
+            used.contains(&segment.number) || is_unused && is_next
+        };
         ShardStart {
-            pasts: state.pasts.extract_if(.., is_owner).map(|(id, _, past)| (id, past)).collect(),
+            pasts,
             segments: state.segments.extract_if(.., is_its).collect(),
             catalogue: state.catalogues.get(usize::from(shard)).copied().unwrap_or_default(),
         }
@@ -269,6 +278,14 @@ impl DataDir {
         }
         state.next_place += 1;
         NewPlace { place: state.next_place - 1, number, is_new: true }
+    }
+
+    /// Takes a new file for a grouped segment.
+    pub(super) fn take_new_place(&self) -> NewPlace {
+        let mut state = self.lock();
+        state.next_number += 1;
+        state.next_place += 1;
+        NewPlace { place: state.next_place - 1, number: state.next_number, is_new: true }
     }
 
     /// Returns whether the file of a deleted segment is kept for another segment. At most `max` files are

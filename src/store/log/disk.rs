@@ -24,6 +24,8 @@ pub struct NewPlace {
 pub enum FileName {
     /// A segment: its header and its rounds.
     Segment(u32),
+    /// A grouped segment while it is written.
+    NewSegment(u32),
     /// A segment's index.
     Index(u32),
     /// A segment's index while it is written.
@@ -46,6 +48,7 @@ impl fmt::Display for FileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Segment(place) => write!(f, "{place:08}.segment"),
+            Self::NewSegment(place) => write!(f, "{place:08}.segment.new"),
             Self::Index(place) => write!(f, "{place:08}.index"),
             Self::NewIndex(place) => write!(f, "{place:08}.index.new"),
             Self::Catalogue(shard) => write!(f, "{shard:05}.catalogue"),
@@ -62,7 +65,10 @@ impl FileName {
     /// Returns whether a start removes the file: one that was being written, or the description of the backup
     /// that the directory was.
     pub fn is_passing(self) -> bool {
-        matches!(self, Self::NewIndex(_) | Self::NewCatalogue(_) | Self::NewHistory | Self::Backup)
+        matches!(
+            self,
+            Self::NewSegment(_) | Self::NewIndex(_) | Self::NewCatalogue(_) | Self::NewHistory | Self::Backup
+        )
     }
 
     /// Returns the file with this name, or `None` if it is not a file of the log.
@@ -78,6 +84,7 @@ impl FileName {
         let shard = number.parse().ok();
         let file = match kind {
             "segment" => Self::Segment(place?),
+            "segment.new" => Self::NewSegment(place?),
             "index" => Self::Index(place?),
             "index.new" => Self::NewIndex(place?),
             "catalogue" => Self::Catalogue(shard?),
@@ -319,6 +326,26 @@ pub fn remove_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
     ]
 }
 
+/// Returns the steps that make a segment empty, durably, and keep its file. `header` has another stamp. Its
+/// rounds stay readable for those who know the old stamp.
+pub fn wipe_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
+    let mut steps = remove_segment(place, header);
+    steps.pop();
+    steps
+}
+
+/// Returns the steps that give a new segment its name, once it is complete. Until the rename, a start ignores
+/// and removes the file.
+pub fn save_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
+    let file = FileName::NewSegment(place);
+    vec![
+        Step::Write(file, 0, Arc::new(header)),
+        Step::Sync(file),
+        Step::Rename(file, FileName::Segment(place)),
+        Step::SyncDirectory,
+    ]
+}
+
 /// Returns the steps that save a segment's index atomically. They sync the segment first, so that no index
 /// describes unsynced data.
 pub fn save_index(place: u32, index: Vec<u8>) -> Vec<Step> {
@@ -406,6 +433,7 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         for file in [
             FileName::Segment(7),
+            FileName::NewSegment(8),
             FileName::Index(123_456_789),
             FileName::NewIndex(0),
             FileName::Catalogue(3),

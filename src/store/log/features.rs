@@ -14,7 +14,7 @@ use crate::base::units::Partition;
 pub struct Features(pub u64);
 
 /// The names of the features, by bit.
-const NAMES: [&str; 5] = ["state", "delay", "produce sessions", "body formats", "headers"];
+const NAMES: [&str; 6] = ["state", "delay", "produce sessions", "body formats", "headers", "grouped"];
 
 impl Features {
     /// None: what version 1 can hold.
@@ -25,9 +25,11 @@ impl Features {
     pub const DELAY: Self = Self(1 << 1);
     /// Batches whose messages have headers.
     pub const HEADERS: Self = Self(1 << 4);
+    /// The segment replaces others: see [`Grouped`](super::grouped::Grouped).
+    pub const GROUPED: Self = Self(1 << 5);
 
     /// The features that this version reads and writes.
-    pub const SUPPORTED: Self = Self(Self::STATE.0 | Self::DELAY.0 | Self::HEADERS.0);
+    pub const SUPPORTED: Self = Self(Self::STATE.0 | Self::DELAY.0 | Self::HEADERS.0 | Self::GROUPED.0);
 
     /// Returns what a batch of this partition needs.
     #[inline]
@@ -89,7 +91,7 @@ mod tests {
 
     #[test]
     fn features_print_their_names_or_numbers() {
-        assert_eq!(Features::SUPPORTED.to_string(), "state, delay, headers");
+        assert_eq!(Features::SUPPORTED.to_string(), "state, delay, headers, grouped");
         assert_eq!(Features(1 << 2 | 1 << 63).to_string(), "produce sessions, feature 63");
         assert_eq!(Features::NONE.to_string(), "");
     }

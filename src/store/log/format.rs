@@ -7,7 +7,9 @@
 //! ```text
 //! header   magic "MSTRMLOG", version u32, checksum u32 of the version and the 24 bytes that follow,
 //!          stamp u64, number u64, bytes u64;
-//!          in version 2 also: features u64, checksum u32 of all that precedes it
+//!          in version 2 also: features u64, checksum u32 of all that precedes it;
+//!          if it is grouped also: end u64 (position after the last round), order u64, count u32 of the
+//!          segments that it replaces, the stamp u64 of each, checksum u32 of all that precedes it
 //! round    magic u32, checksum u32 of the rest of its header, stamp u64, position u64, body u32 (bytes),
 //!          batches u32
 //!   batch  magic u32, checksum u32 of the stamp and the rest of its header, checksum u32 of its records,
@@ -18,8 +20,9 @@
 //!
 //! A segment has version 1 unless it has features, a bit for each: `state` (bit 0), batches of hidden
 //! partitions, whose numbers have bit 15; `delay` (bit 1), batches with a delay, which is 0 otherwise; `headers` (bit
-//! 4), batches whose messages have headers. Bits 2 and 3 are reserved for `produce sessions` and `body formats`. A
-//! server refuses a segment with a feature that it does not support. The other files have version 1.
+//! 4), batches whose messages have headers; `grouped` (bit 5), a segment that replaces others (`grouped`). Bits 2 and 3
+//! are reserved for `produce sessions` and `body formats`. A server refuses a segment with a feature that it does not
+//! support. The other files have version 1.
 //!
 //! The flags of a batch: 1, its messages have keys; 2, its client is anonymous; 4, its messages have keys and headers.
 //!
@@ -230,7 +233,8 @@ impl BatchHeader {
         BATCH_HEADER + (self.records as usize).next_multiple_of(ALIGN)
     }
 
-    fn encode(&self, stamp: u64) -> [u8; BATCH_HEADER] {
+    /// Returns its bytes in the segment with this stamp.
+    pub fn encode(&self, stamp: u64) -> [u8; BATCH_HEADER] {
         let mut bytes = [0; BATCH_HEADER];
         let mut at = 8;
         let mut put = |field: &[u8]| {
@@ -383,6 +387,16 @@ impl RoundWriter {
         buffer.resize(buffer.len().next_multiple_of(ALIGN), 0);
         self.batches += 1;
         begins
+    }
+
+    /// Adds a batch as it is in a segment with the same stamp. `bytes` are its header, its records, and the
+    /// zeros after them.
+    pub fn copy(&mut self, buffer: &mut Vec<u8>, bytes: &[u8]) {
+        debug_assert!(
+            BatchHeader::parse(self.stamp, bytes).is_some_and(|header| header.bytes() == bytes.len())
+        );
+        buffer.extend_from_slice(bytes);
+        self.batches += 1;
     }
 
     /// Ends the round, which is written at `position` of the segment.

@@ -21,6 +21,7 @@
 //! one portion.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::format::{
     BatchHeader, OFFSET_MAX, PartitionId, Reader, TIME_MAX, Unreadable, VERSION, behind_prefix, checksum,
@@ -89,6 +90,24 @@ pub struct SpanHead {
 }
 
 impl SpanHead {
+    /// Returns the head of two spans that follow one another.
+    pub fn join(self, next: Self) -> Self {
+        Self {
+            first: self.first,
+            end: self.end.max(next.end),
+            oldest: self.oldest,
+            newest: next.newest,
+            expiry: self.expiry.max(next.expiry),
+            bytes: self.bytes + next.bytes,
+            messages: self.messages + next.messages,
+        }
+    }
+
+    /// Returns its offsets.
+    pub fn offsets(&self) -> Range<Offset> {
+        self.first..self.end
+    }
+
     /// Returns whether its numbers can be those of a span.
     fn is_sound(&self) -> bool {
         self.first <= self.end && self.end <= OFFSET_MAX && self.oldest.max(self.newest) <= TIME_MAX

@@ -11,11 +11,13 @@ use super::catalogue;
 use super::cut::Cut;
 use super::data_dir::DataDir;
 use super::disk::{Directory, FileName, Identity, Read, Step, read, read_all, salvage, salvage_all};
+use super::features::Features;
 use super::format::{BatchHeader, PartitionId, ROUNDS_AT, Unreadable};
+use super::grouped::Grouped;
 use super::header::SegmentHeader;
 use super::history::{History, Moment, Sealed};
 use super::index::{Index, Run};
-use super::recovery::{self, Facts, OpenError, Report, read_index};
+use super::recovery::{self, Facts, OpenError, Report, read_index, replaced};
 use super::scan::{Damage, scan, walk};
 use super::segment::{Past, Runs, SealedSpan};
 use super::summary;
@@ -180,6 +182,7 @@ pub fn verify(
     let files = directory.list()?;
     let (deleted, stopped) = deleted_and_stopped(directory, &files);
     let facts = Facts { stopped: &stopped, deleted: &deleted, unix: now.unix() };
+    let replaced = replaced(directory, &files);
     let is_known =
         |place: u32| files.iter().any(|(file, _)| *file == FileName::Index(place)) || facts.names(place);
     for (file, length) in &files {
@@ -202,14 +205,19 @@ pub fn verify(
         match *file {
             FileName::Segment(place) => {
                 let bytes = all()?;
-                match SegmentHeader::parse(&bytes) {
-                    Ok(header) => {
+                let parsed = SegmentHeader::parse(&bytes)
+                    .and_then(|header| Ok((header, Grouped::parse(&header, &bytes)?)));
+                match parsed {
+                    // Its messages are in the segment that replaces it. The next start empties it.
+                    Ok((header, _)) if replaced.contains(&header.stamp) => {}
+                    Ok((header, grouped)) => {
                         let index = FileName::Index(place);
                         // An index that cannot be read is reported on its own.
                         let is_there = files.iter().any(|(file, _)| *file == index);
                         let index = is_there.then(|| read_index(directory, place).ok()).flatten();
                         let index = index.and_then(|bytes| Index::parse(header.stamp, &bytes).ok());
-                        let sealed = facts.end(place, header.stamp);
+                        let sealed = facts.end(place, header.stamp).or(grouped.map(|grouped| grouped.end));
+                        let is_grouped = header.features.contains(Features::GROUPED);
                         let end = index.map(|index| index.end).or(sealed).unwrap_or(bytes.len() as u64);
                         if header.bytes > *length {
                             found.damage.push(Damage { at: *length, bytes: header.bytes - length });
@@ -222,8 +230,9 @@ pub fn verify(
                             *count += u64::from(batch.count);
                         }
                         found.damage.extend(scanned.damage);
-                        // An index states where the acknowledged rounds end.
-                        if scanned.end < end && end < bytes.len() as u64 {
+                        // An index states where the acknowledged rounds end. Rounds of a grouped segment end in
+                        // its last block.
+                        if scanned.end < end && (end < bytes.len() as u64 || is_grouped) {
                             found.damage.push(Damage { at: scanned.end, bytes: end - scanned.end });
                         } else {
                             found.torn = scanned.torn;
@@ -265,7 +274,8 @@ pub fn verify(
                 Err(why) => return Err(OpenError::Version(*file, why)),
             },
             // The next start writes these files anew.
-            FileName::NewIndex(_)
+            FileName::NewSegment(_)
+            | FileName::NewIndex(_)
             | FileName::NewCatalogue(_)
             | FileName::DamagedCatalogue(_)
             | FileName::NewHistory => continue,

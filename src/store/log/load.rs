@@ -1,5 +1,6 @@
 //! What one load reads of a segment, and the cost of loads.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::index::{RUN_BYTES_MAX, Run};
@@ -36,6 +37,9 @@ pub struct Load {
     pub(super) segment: Arc<Segment>,
     /// The offset from which on it is read.
     pub(super) from: Offset,
+    /// The offset of the first message that is needed. The runs of a grouped segment may hold earlier ones, which were
+    /// released while they were copied.
+    pub(super) first: Offset,
     pub(super) runs: Vec<Run>,
     /// The offset at which the window ends once the runs are read, even if they are damaged.
     pub(super) end: Offset,
@@ -44,9 +48,10 @@ pub struct Load {
 }
 
 impl Load {
-    /// Plans a load of the first of `runs` that hold messages from `from` on. After the last of all runs,
-    /// there are no messages before `end`.
-    pub(super) fn plan(segment: Arc<Segment>, from: Offset, runs: &[Run], end: Offset) -> Self {
+    /// Plans a load of the first of `runs` that hold messages from `from` on. Of these runs, only the messages in
+    /// `offsets` are needed. After the last of all runs, there are no messages before the end of `offsets`.
+    pub(super) fn plan(segment: Arc<Segment>, from: Offset, runs: &[Run], offsets: Range<Offset>) -> Self {
+        let Range { start, end } = offsets;
         let first = runs.partition_point(|run| run.end <= from);
         let mut bytes = 0;
         let chosen = runs[first..].iter().take(LOAD_RUNS).take_while(|run| {
@@ -58,7 +63,7 @@ impl Load {
         let is_last = first + chosen.len() == runs.len();
         let read = chosen.last().map_or(from, |run| run.end);
         let end = if is_last { read.max(end) } else { read };
-        Self { segment, from, runs: chosen, end, is_salvage: false }
+        Self { segment, from, first: start, runs: chosen, end, is_salvage: false }
     }
 
     /// Returns a load of its first run only, so that the others do not fail with it.

@@ -10,6 +10,7 @@
 //! | `Partitions` | `partitions`, `partition` | ends and offsets, the newest messages in memory, fetches that wait for more, the bytes that count as storage (`usage`) |
 //! | `Segments` | `segments`, `segment` | segment files: made ahead, sealed, indexed, retired, removed |
 //! | `Writer` | `writer`, `journal` | the segment that is written, round by round; refusals while nothing can be written |
+//! | `Grouper` | `grouping` | the groups of sealed segments that are rewritten as one |
 //! | `Timestamps` | `timestamps` | the timestamps of messages, and jumps of the clock |
 //! | `Backlog` | `backlog`, `load` | windows of older messages, and the loads that fill them |
 //! | `States` | `state` | what is told about the state of claims |
@@ -23,6 +24,7 @@
 //! | `format`, `header`, `scan` | bytes in segments, and reading them without an index |
 //! | `features` | what a segment may hold that earlier versions cannot read |
 //! | `keep` | which spans of a partition must stay or may go, as the claims say |
+//! | `grouped` | what the header of a grouped segment says |
 //! | `index`, `summary` | which partitions a segment holds, and where; their totals for a queue |
 //! | `catalogue` | the file of queues |
 //! | `backup` | copying a cut to another directory |
@@ -42,7 +44,8 @@
 //!
 //! The state of claims is kept in hidden partitions: ordinary batches, whose partition has
 //! [bit 15](crate::base::units::Partition::state). They stay until they are released. A segment is freed once
-//! each of its messages has expired or was released, unless it is pinned.
+//! each of its messages has expired or was released, unless it is pinned. What is left of a segment of which
+//! little is needed is moved to a grouped segment, behind the writing.
 //!
 //! `docs/decisions/the-journal-is-the-log.md` compares this with a file for each partition: that reads one of
 //! many partitions back faster, but writes four times as slowly and takes twice the disk.
@@ -55,6 +58,8 @@ mod data_dir;
 pub mod disk;
 pub mod features;
 pub mod format;
+pub mod grouped;
+mod grouping;
 pub mod header;
 pub mod history;
 pub mod index;
@@ -93,6 +98,7 @@ mod tests;
 pub use cut::{Cut, CutCatalogue, CutSegment, NoCut, NotHeld};
 pub use data_dir::DataDir;
 pub use format::BLOCK;
+pub use grouping::GROUPING_BYTES_MAX;
 pub use history::{HISTORY_BYTES_MAX, Moment};
 pub use journal::{ROUND_BYTES, stored_bytes_max};
 pub use load::{LOAD_COST_MAX, LOADS_MAX};
@@ -109,6 +115,8 @@ use self::backlog::Backlog;
 use self::data_dir::ShardStart;
 use self::disk::{Disk, Reserve};
 use self::features::Features;
+use self::grouping::Grouper;
+use self::grouping::choice::GroupLimits;
 use self::partition::LogPartition;
 use self::partitions::Partitions;
 use self::queues::Queues;
@@ -146,6 +154,11 @@ pub struct Log<T: Asker, D> {
     states: States,
     /// The last cut that the shard contributed to.
     contributed: Option<u64>,
+    grouper: Grouper,
+    /// When the next tick is due, by the monotonic clock.
+    tick_due: Millis,
+    /// When the grouper is looked at before that.
+    step_due: Option<Millis>,
     completions: VecDeque<Completion<T>>,
 }
 
@@ -165,6 +178,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             max_bytes: config.max_bytes,
             max_age: Millis::from(config.max_age),
         };
+        let group_limits = GroupLimits { segment_bytes: config.segment_bytes, max_age: limits.max_age };
         let is_synced = config.durability == Durability::Fsync;
         let mut log = Self {
             queues: Queues::new(shard, catalogue),
@@ -175,6 +189,9 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             backlog: Backlog::new(shard, share(config.read_bytes)),
             states: States::new(stateful),
             contributed: None,
+            grouper: Grouper::new(shard, config.grouping, group_limits),
+            tick_due: Millis::ZERO,
+            step_due: None,
             completions: VecDeque::new(),
             disk,
             dir,
@@ -251,12 +268,22 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn handle_tick(&mut self, now: Now) -> Option<Millis> {
+        if !self.may_release(now) {
+            self.work(now);
+            return Some(self.next_tick(now));
+        }
+        self.tick_due = now.mono + TICK;
         self.follow_clock(now);
         self.let_go(now);
         self.retry(now);
         self.queues.retry(&self.dir, &mut self.disk);
+        self.begin_group(now);
         self.work(now);
-        Some(now.mono + TICK)
+        Some(self.next_tick(now))
+    }
+
+    fn may_release(&self, now: Now) -> bool {
+        self.tick_due <= now.mono || self.step_due.is_none_or(|due| now.mono < due)
     }
 
     fn needs_ticks(&self) -> bool {
@@ -335,6 +362,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn handle_stop(&mut self, now: Now) -> bool {
+        self.grouper.stop(&mut self.disk);
         self.work(now);
         self.stop()
     }
@@ -358,7 +386,8 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn counters(&self) -> StoreCounters {
-        StoreCounters { refused: self.writer.refused(), ..self.partitions.counters() }
+        let grouping = self.grouper.counters();
+        StoreCounters { refused: self.writer.refused(), grouping, ..self.partitions.counters() }
     }
 
     fn waiting(&self) -> usize {

@@ -17,7 +17,7 @@ use crate::store::waiting::Waiting;
 use crate::store::window::Window;
 
 /// The smallest gap between offsets that is remembered. A start that skips offsets skips more than this.
-const GAP_MIN: u64 = 1 << 20;
+pub(super) const GAP_MIN: u64 = 1 << 20;
 
 /// The most gaps that are remembered for a partition: the newest ones, 16 bytes each. Most partitions have
 /// none.

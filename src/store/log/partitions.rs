@@ -1,9 +1,11 @@
 //! The partitions of a shard: their ends and offsets, their newest messages in memory, and their counters.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::format::PartitionId;
+use super::grouping::Place;
 use super::index::{RunsAt, SpanHead, Spans};
 use super::journal::{Active, JournalEntry, Written};
 use super::keep::Keep;
@@ -208,6 +210,32 @@ impl<T: Asker> Partitions<T> {
             let mut newest = partition.past.spans.iter_mut().rev();
             if let Some(span) = newest.find(|span| span.segment.number == number) {
                 span.runs = Runs::Index(at);
+            }
+        }
+    }
+
+    /// Returns where a partition has a span of a sealed segment, if the span is still needed.
+    pub(super) fn place_of(&self, id: PartitionId, number: u64, head: &SpanHead) -> Option<Place> {
+        let past = &self.of.get(&id)?.past;
+        let index = past.position(number, head)?;
+        Some(Place { index, is_capped: past.spans[index].cap < UnixMillis::MAX })
+    }
+
+    /// Replaces the spans in the segments with these numbers by those of a segment that holds the same
+    /// batches. `offsets` are those of each partition in the replaced segments.
+    pub(super) fn group(
+        &mut self,
+        segment: &Arc<Segment>,
+        mut spans: Spans,
+        replaced: &HashSet<u64>,
+        offsets: Vec<(PartitionId, Range<Offset>)>,
+    ) {
+        for (id, offsets) in offsets {
+            let (Some(partition), Some(span)) = (self.of.get_mut(&id), spans.remove(&id)) else { continue };
+            let is_replaced = |of: &Segment| replaced.contains(&of.number);
+            partition.past.replace(offsets, is_replaced, segment, Runs::Memory(span.runs.into()), span.stock);
+            if let Some(account) = &mut partition.account {
+                account.set_due();
             }
         }
     }

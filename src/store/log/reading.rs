@@ -101,12 +101,12 @@ impl<T: Asker, D: Disk<Tag>> Fetcher<'_, T, D> {
                 Origin::Active(runs) => {
                     let Some(active) = self.active else { return };
                     let segment = Segment::new(active.place, &active.header, active.end, std::iter::empty());
-                    Load::plan(Arc::new(segment), from, runs, from)
+                    Load::plan(Arc::new(segment), from, runs, Offset::ZERO..from)
                 }
                 Origin::Sealed(span) => match &span.runs {
-                    Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs, span.head.end),
+                    Runs::Memory(runs) => Load::plan(span.segment.clone(), from, runs, span.head.offsets()),
                     Runs::Index(at) => match self.backlog.runs(id, &span.segment) {
-                        Some(runs) => Load::plan(span.segment.clone(), from, &runs, span.head.end),
+                        Some(runs) => Load::plan(span.segment.clone(), from, &runs, span.head.offsets()),
                         None => {
                             let step =
                                 Step::Read(FileName::Index(span.segment.place), vec![(at.at, at.bytes())]);

@@ -58,7 +58,7 @@ impl Segments {
         kept: Vec<Arc<Segment>>,
         used: Features,
     ) -> Self {
-        debug_assert!(kept.is_sorted_by_key(|segment| segment.number), "oldest first");
+        debug_assert!(kept.is_sorted_by_key(|segment| (segment.order, segment.number)), "oldest first");
         Self {
             shard,
             shards,
@@ -162,9 +162,27 @@ impl Segments {
         let segment = Arc::new(Segment::new(*place, header, *end, spans.values().map(|span| &span.head)));
         let (index, bytes) = Index::encode(header.stamp, *end, spans);
         self.indexing.insert(header.number, index);
-        debug_assert!(self.kept.last().is_none_or(|last| last.number < segment.number), "oldest first");
+        debug_assert!(self.kept.last().is_none_or(|last| last.order < segment.number), "oldest first");
         self.kept.push(segment.clone());
         (segment, bytes)
+    }
+
+    /// Adds a grouped segment, whose index is being written.
+    pub(super) fn add_grouped(&mut self, segment: Arc<Segment>, index: Index) {
+        self.indexing.insert(segment.number, index);
+        let key = |of: &Segment| (of.order, of.number);
+        let at = self.kept.partition_point(|of| key(of) < key(&segment));
+        self.kept.insert(at, segment);
+    }
+
+    /// Returns whether the index of a sealed segment is not being written.
+    pub(super) fn is_indexed(&self, number: u64) -> bool {
+        !self.indexing.contains_key(&number)
+    }
+
+    /// Returns whether the file of a removed segment is kept for another segment.
+    pub(super) fn give_back(&self, dir: &DataDir, place: u32, bytes: u64) -> bool {
+        bytes == self.limits.segment_bytes && dir.give_place(place, usize::from(self.shards))
     }
 
     /// Records the segment that was sealed as the shard stopped, and whose rounds end at `end`. Once its
@@ -229,17 +247,22 @@ impl Segments {
         }
     }
 
-    /// Releases the files of segments in which no partition has messages.
-    pub(super) fn remove_gone(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
+    /// Releases the files of segments in which no partition has messages, unless `takes` takes them over.
+    pub(super) fn remove_gone(
+        &mut self,
+        dir: &DataDir,
+        disk: &mut impl Disk<Tag>,
+        mut takes: impl FnMut(&Segment) -> bool,
+    ) {
         // A reader of a segment holds it, too. A file must not be reused while an index is being written for
         // it.
         let indexing = &self.indexing;
         let is_gone = |segment: &mut Arc<Segment>| {
             Arc::strong_count(segment) == 1 && !indexing.contains_key(&segment.number)
         };
-        for segment in self.kept.extract_if(.., is_gone) {
-            let is_whole = segment.bytes == self.limits.segment_bytes;
-            if !(is_whole && dir.give_place(segment.place, usize::from(self.shards))) {
+        let gone: Vec<Arc<Segment>> = self.kept.extract_if(.., is_gone).collect();
+        for segment in gone.into_iter().filter(|segment| !takes(segment)) {
+            if !self.give_back(dir, segment.place, segment.bytes) {
                 let Segment { number, bytes, .. } = *segment;
                 let header = SegmentHeader { stamp: new_stamp(), number, bytes, features: Features::NONE };
                 disk.submit(Tag::Remove, remove_segment(segment.place, header.encode()));

@@ -39,6 +39,9 @@ settings! {
         /// Age of its newest message at which a file is dropped, even if its messages have not expired (0: no
         /// limit)
         max_age: Duration = Duration::ZERO, "log_max_age", Duration(0..=LONGEST_MS);
+        /// Whether a shard rewrites files of which little is needed, and files in which partitions are
+        /// scattered, in up to 5 % of its time
+        grouping: bool = true, "log_grouping", Flag;
         /// Free space that the log leaves on the disk; without more, messages are refused with 503
         min_free_bytes: u64 = 256 << 20, "log_min_free_bytes", Bytes(0..=1024 * GIB);
     }

@@ -97,7 +97,7 @@ pub(super) fn stale<'a>(
     hidden: impl Iterator<Item = (PartitionId, &'a Past)> + Clone,
     kept: &[Arc<Segment>],
 ) -> Vec<PartitionId> {
-    let behind = |segment: &Segment| kept.len() - kept.partition_point(|of| of.number < segment.number);
+    let behind = |segment: &Segment| kept.len() - kept.partition_point(|of| of.order < segment.order);
     let oldest = |past: &'a Past| past.needed(UnixMillis::ZERO).find(|span| span.head.messages > 0);
     let may_be_stale =
         |span: &&SealedSpan| span.segment.is_retired() || behind(&span.segment) >= STALE_ALONE_BEHIND;

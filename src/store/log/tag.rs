@@ -19,6 +19,10 @@ pub enum Tag {
     Index(u64),
     /// They remove the files of a segment that is no longer needed.
     Remove,
+    /// They read or write a part of a grouped segment.
+    Group,
+    /// They make the segment in this file empty, because another one replaces it.
+    Wipe(u32),
     /// They write records of created and deleted queues to the catalogue.
     Catalogue,
     /// They read something of a partition.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::Log;
 use super::cut::{CutCatalogue, CutSegment, Part};
-use super::disk::{Disk, Reserve};
+use super::disk::{Disk, Read, Reserve};
 use super::format::PartitionId;
+use super::grouping::Made;
+use super::index::{Index, SpanHead};
 use super::journal::round_steps;
 use super::load::{LOADS_BESIDE_ROUNDS, LOADS_MAX};
 use super::reading::Fetcher;
@@ -23,6 +25,9 @@ use crate::store::Asker;
 
 /// The interval at which expired segments are looked for and failures are retried.
 pub(super) const TICK: Millis = Millis::new(1_000);
+
+/// The shortest time between two looks at the grouper. A step that is under way then may have ended.
+const STEP_WAIT: Millis = Millis::new(5);
 
 impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Returns the log's id of a partition, or `None` if its queue is not open.
@@ -59,6 +64,13 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                         tracing::warn!(%error, "removal of an unneeded file failed");
                     }
                 }
+                Tag::Group => self.handle_grouped(now, read),
+                Tag::Wipe(place) => {
+                    let Self { grouper, segments, dir, disk, .. } = self;
+                    let give_back = |place, bytes| segments.give_back(dir, place, bytes);
+                    grouper.handle_wiped(place, read.map(drop), give_back, disk);
+                    self.begin_group(now);
+                }
                 Tag::Catalogue => {
                     self.queues.handle_written(&self.dir, &read.map(drop), &mut self.completions);
                 }
@@ -70,6 +82,50 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         }
         self.write(now);
         self.queues.write(&self.dir, &mut self.disk);
+        // While nothing can be written, the disk is left alone.
+        if self.grouper.is_due(now) && !self.writer.is_in_trouble() {
+            self.grouper.work(now, &mut self.disk);
+        }
+    }
+
+    /// Returns when the next tick is due, or the next step of the grouper.
+    pub(super) fn next_tick(&mut self, now: Now) -> Millis {
+        let due = self.grouper.next_due().filter(|_| !self.writer.is_in_trouble());
+        self.step_due = due.map(|due| due.max(now.mono + STEP_WAIT));
+        self.step_due.map_or(self.tick_due, |due| due.min(self.tick_due))
+    }
+
+    /// Begins to group segments, if some should be. While nothing can be written, no group holds segments, so
+    /// that those that nobody needs are freed.
+    pub(super) fn begin_group(&mut self, now: Now) {
+        let Self { grouper, segments, dir, disk, .. } = self;
+        if self.writer.is_in_trouble() {
+            grouper.drop_group(disk);
+        } else {
+            grouper.begin(now, segments.kept(), |number| segments.is_indexed(number), dir);
+        }
+    }
+
+    /// Handles the end of a step of the grouper. Once a grouped segment is complete, partitions use it.
+    fn handle_grouped(&mut self, now: Now, read: Read) {
+        let Self { grouper, partitions, disk, .. } = self;
+        let find = |id, number, head: &SpanHead| partitions.place_of(id, number, head);
+        let Some(made) = grouper.handle(now, read, find, disk) else { return };
+        let Made { header, order, output, replaced, offsets } = made;
+        let heads = output.spans.values().map(|span| &span.head);
+        let segment = Arc::new(Segment::new(output.place, &header, output.end, heads).in_order(order));
+        let (index, bytes) = Index::encode(header.stamp, output.end, &output.spans);
+        self.segments.add_grouped(segment.clone(), index);
+        self.partitions.group(&segment, output.spans, &replaced.into_iter().collect(), offsets);
+        submit_index(&mut self.disk, &segment, bytes);
+        self.remove_gone();
+    }
+
+    /// Releases the files of segments that nobody needs.
+    fn remove_gone(&mut self) {
+        let Self { segments, grouper, dir, disk, .. } = self;
+        segments.remove_gone(dir, disk, |segment| grouper.take_gone(segment));
+        grouper.wipe(disk);
     }
 
     /// Contributes to a cut, unless it has done so. Must be called before the next write begins.
@@ -85,7 +141,9 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             end: active.end,
         });
         let catalogue = CutCatalogue { shard: self.segments.shard(), end: self.queues.end() };
-        self.dir.cuts().add(id, Part { active, sealed: self.segments.kept().to_vec(), catalogue });
+        // What replaced segments hold is in the segments that replace them.
+        let sealed = self.segments.kept().iter().filter(|segment| !self.grouper.has_replaced(segment.number));
+        self.dir.cuts().add(id, Part { active, sealed: sealed.cloned().collect(), catalogue });
     }
 
     /// Begins the next round, if entries wait and no round is being written.
@@ -158,7 +216,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 shard = self.segments.shard(),
                 "disk full: the backup that is under way fails, because the log needs the files that it held"
             );
-            self.segments.remove_gone(&self.dir, &mut self.disk);
+            self.remove_gone();
             return self.make_segment(Reserve::Keep);
         }
         match result {
@@ -219,6 +277,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.timestamps.follow(now, jump);
         self.seal_and_index();
         if jump == ClockJump::Back {
+            self.grouper.drop_group(&mut self.disk);
             self.segments.cap(now.unix);
             self.backlog.forget_windows();
             let Self { partitions, writer, .. } = self;
@@ -240,7 +299,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             |id| marks.push(id),
         );
         marks.into_iter().for_each(|id| self.writer.mark(id));
-        self.segments.remove_gone(&self.dir, &mut self.disk);
+        self.remove_gone();
         // While nothing can be written, a snapshot would only fail.
         if !self.writer.is_in_trouble() {
             let stale = stale(self.partitions.known_states(), self.segments.kept());

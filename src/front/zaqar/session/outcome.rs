@@ -70,6 +70,8 @@ pub(super) struct QueueStats {
     pub(super) claimed: u64,
     pub(super) oldest: Option<(Partition, Stored)>,
     pub(super) newest: Option<(Partition, Stored)>,
+    /// Where the store does not count messages: how many offsets its partitions have at most.
+    pub(super) offsets: Option<u64>,
 }
 
 /// A message of an answer.
@@ -262,6 +264,12 @@ fn write_all(messages: &[Shown], unix: UnixMillis, writer: &mut Writer<'_>) {
 }
 
 fn write_stats(stats: Option<&QueueStats>, unix: UnixMillis, writer: &mut Writer<'_>) {
+    if let Some(offsets) = stats.and_then(|stats| stats.offsets) {
+        return writer.map(1, |writer| {
+            writer.key("offsets");
+            writer.integer(offsets);
+        });
+    }
     let ends = stats.map_or([None, None], |stats| [stats.oldest, stats.newest]);
     let (free, claimed) = stats.map_or((0, 0), |stats| (stats.free, stats.claimed));
     writer.map(3 + ends.iter().flatten().count(), |writer| {

@@ -168,7 +168,7 @@ struct Gather {
 /// Counts what a queue holds.
 pub(super) fn stats(queue: &KnownQueue, call: &mut Call<'_, '_>) -> Progress {
     let life = Life::of(&queue.info);
-    let stats = QueueStats { life, free: 0, claimed: 0, oldest: None, newest: None };
+    let stats = QueueStats { life, free: 0, claimed: 0, oldest: None, newest: None, offsets: None };
     gather(queue, Gathering::Stats(stats), || Manage::Stats, None, call)
 }
 
@@ -211,6 +211,9 @@ impl Task for Gather {
                 self.left = self.left.saturating_sub(1);
                 match (result, &mut self.what) {
                     (Ok(Managed::Stats(part)), Gathering::Stats(stats)) => stats.add(partition, &part),
+                    (Ok(Managed::Offsets(offsets)), Gathering::Stats(stats)) => {
+                        *stats.offsets.get_or_insert_default() += offsets.unwrap_or(0);
+                    }
                     (Ok(_), _) => {}
                     (Err(fault), _) => self.fault = self.fault.take().or(Some(fault)),
                 }

@@ -509,7 +509,8 @@ fn token_of(completion: &Completion<u64>) -> &u64 {
         | Completion::Watched { token, .. }
         | Completion::Settled { token, .. }
         | Completion::Managed { token, .. }
-        | Completion::Altered { token, .. } => token,
+        | Completion::Altered { token, .. }
+        | Completion::Listed { token, .. } => token,
     }
 }
 

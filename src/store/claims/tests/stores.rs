@@ -647,6 +647,7 @@ impl<G: Ground> Site<G> {
             Completion::Opened { .. }
             | Completion::Resolved { .. }
             | Completion::Altered { .. }
+            | Completion::Listed { .. }
             | Completion::Deleted { .. } => {}
         }
     }

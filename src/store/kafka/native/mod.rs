@@ -19,6 +19,7 @@
 //! | `topic_description` | `rd_kafka_TopicDescription_t`: ids and partitions of topics |
 //! | `new_topic` | `rd_kafka_NewTopic_t`: creating a topic |
 //! | `topic_config` | `rd_kafka_ConfigResource_t`: a topic's configuration |
+//! | `metadata` | `rd_kafka_metadata_t`: all topics, and the ends of partitions |
 //! | `partition` | `int32_t`: a partition's number |
 //! | `partition_list` | `rd_kafka_topic_partition_list_t`: offsets of partitions |
 
@@ -29,6 +30,7 @@ mod array;
 mod event;
 mod handle;
 mod message;
+mod metadata;
 mod new_topic;
 mod partition;
 mod partition_list;

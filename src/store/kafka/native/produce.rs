@@ -145,13 +145,31 @@ impl Topic {
         (records.len(), Ok(()))
     }
 
-    /// Returns the arguments of a message. The last two are for its value and key.
-    fn fields(&self, partition: i32, opaque: usize, header: rd::rd_kafka_vu_t) -> [rd::rd_kafka_vu_t; 6] {
+    /// Produces one message, which it copies. The value `None` is Kafka's null: it deletes the key of a compacted topic.
+    pub fn produce_copy(
+        &self,
+        partition: Partition,
+        opaque: usize,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), Trouble> {
+        let nothing = rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 { ptr: ptr::null_mut(), size: 0 };
+        let nothing = rd::rd_kafka_vu_s__bindgen_ty_1 { mem: nothing };
+        let flags = rd::rd_kafka_vu_s__bindgen_ty_1 { i: rd::RD_KAFKA_MSG_F_COPY as c_int };
+        let mut fields = self.fields(to_c(partition), opaque, vu(vtype::RD_KAFKA_VTYPE_MSGFLAGS, flags));
+        fields[4].u = value.map_or(nothing, bytes);
+        fields[5].u = bytes(key);
+        // SAFETY: all fields live during the call, which copies key and value.
+        unsafe { self.produce_fields(&fields) }.map_err(Trouble::of)
+    }
+
+    /// Returns the arguments of a message: `more` is one of them. The last two are for its value and key.
+    fn fields(&self, partition: i32, opaque: usize, more: rd::rd_kafka_vu_t) -> [rd::rd_kafka_vu_t; 6] {
         [
             vu(vtype::RD_KAFKA_VTYPE_RKT, rd::rd_kafka_vu_s__bindgen_ty_1 { rkt: self.raw() }),
             vu(vtype::RD_KAFKA_VTYPE_PARTITION, rd::rd_kafka_vu_s__bindgen_ty_1 { i32_: partition }),
             vu(vtype::RD_KAFKA_VTYPE_OPAQUE, rd::rd_kafka_vu_s__bindgen_ty_1 { ptr: opaque as *mut c_void }),
-            header,
+            more,
             vu(vtype::RD_KAFKA_VTYPE_VALUE, bytes(&[])),
             vu(vtype::RD_KAFKA_VTYPE_KEY, bytes(&[])),
         ]
@@ -169,10 +187,16 @@ impl Topic {
         fields[4].u = bytes(record.payload);
         fields[5].u = bytes(record.key);
         let count = if record.key.is_empty() { 5 } else { 6 };
-        // SAFETY: the array holds at least `count` fields, whose values live during the call, and the payload lives
-        // as the caller promises; a returned error is ours to destroy.
+        // SAFETY: the caller's promise.
+        unsafe { self.produce_fields(&fields[..count]) }
+    }
+
+    /// # Safety
+    /// What the arguments point to must live during the call, and a payload that is not copied as for [`Self::produce`].
+    unsafe fn produce_fields(&self, fields: &[rd::rd_kafka_vu_t]) -> Result<(), rd::rd_kafka_resp_err_t> {
+        // SAFETY: the caller's promise; a returned error is ours to destroy.
         unsafe {
-            let error = rd::rd_kafka_produceva(self.handle().raw(), fields.as_ptr(), count);
+            let error = rd::rd_kafka_produceva(self.handle().raw(), fields.as_ptr(), fields.len());
             if error.is_null() {
                 return Ok(());
             }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::cut::{Cut, CutSegment};
 use super::disk::{Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage, salvage_all};
 use super::format::{BLOCK, ROUNDS_AT, Unreadable};
+use super::grouped::Grouped;
 use super::header::SegmentHeader;
 use super::history::{History, Sealed};
 use super::index::{Index, RunsAt};
@@ -229,8 +230,11 @@ impl Backup<'_> {
     ) -> Result<bool, BackupError> {
         let file = FileName::Segment(segment.place);
         let bytes = segment.end.next_multiple_of(BLOCK as u64);
-        let header = match self.header(segment)? {
-            Some(header) => SegmentHeader { bytes, ..header },
+        let blocks = match self.header(segment)? {
+            Some((header, grouped)) => {
+                let header = SegmentHeader { bytes, ..header };
+                grouped.map_or_else(|| header.encode(), |grouped| grouped.encode(&header))
+            }
             None => {
                 let means = "its header cannot be read; the backup lacks the file";
                 damaged.push(Damaged { file, damage: Damage { at: 0, bytes }, means });
@@ -238,7 +242,7 @@ impl Backup<'_> {
             }
         };
         let failed = |error| BackupError::Target(file, error);
-        let steps = [Step::Create(file), Step::Write(file, 0, Arc::new(header.encode()))];
+        let steps = [Step::Create(file), Step::Write(file, 0, Arc::new(blocks))];
         run_all(self.target, &steps).map_err(failed)?;
         for at in (ROUNDS_AT..bytes).step_by(CHUNK as usize) {
             let length = CHUNK.min(bytes - at);
@@ -258,7 +262,7 @@ impl Backup<'_> {
     }
 
     /// Returns the header of a segment, or `None` if it cannot be read. Fails if the file holds another segment.
-    fn header(&self, segment: &CutSegment) -> Result<Option<SegmentHeader>, BackupError> {
+    fn header(&self, segment: &CutSegment) -> Result<Option<(SegmentHeader, Option<Grouped>)>, BackupError> {
         let file = FileName::Segment(segment.place);
         let blocks = match salvage(self.source, file, 0, ROUNDS_AT as usize) {
             Ok(salvaged) => salvaged.bytes,
@@ -266,8 +270,10 @@ impl Backup<'_> {
             Err(error) if is_unreadable(&error) => return Ok(None),
             Err(error) => return Err(BackupError::Source(file, error)),
         };
-        match SegmentHeader::parse(&blocks) {
-            Ok(header) if header.stamp == segment.stamp => Ok(Some(header)),
+        let parsed =
+            SegmentHeader::parse(&blocks).and_then(|header| Ok((header, Grouped::parse(&header, &blocks)?)));
+        match parsed {
+            Ok(found) if found.0.stamp == segment.stamp => Ok(Some(found)),
             Ok(_) => Err(BackupError::Changed(file)),
             Err(Unreadable::Damaged) => Ok(None),
             Err(why) => Err(BackupError::Version(file, why)),

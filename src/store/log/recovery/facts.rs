@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::io;
 
 use crate::base::millis::UnixMillis;
-use crate::store::log::disk::{Directory, FileName, read};
-use crate::store::log::format::PartitionId;
+use crate::store::log::disk::{Directory, FileName, read, salvage_all};
+use crate::store::log::format::{PartitionId, ROUNDS_AT};
+use crate::store::log::grouped::Grouped;
+use crate::store::log::header::SegmentHeader;
 use crate::store::log::history::Sealed;
 use crate::store::log::index::{INDEX_HEADER, Index, SpanHead};
 
@@ -40,6 +42,17 @@ impl Facts<'_> {
             |id: &PartitionId, head: &SpanHead| head.expiry > self.unix && !self.deleted.contains(&id.0);
         index.is_some_and(|index| index.spans.iter().any(|(id, head, _)| lives(id, head)))
     }
+}
+
+/// Returns the stamps of the segments that grouped segments replace. They do not count.
+pub(in crate::store::log) fn replaced(directory: &dyn Directory, files: &[(FileName, u64)]) -> HashSet<u64> {
+    let segments = files.iter().filter(|(file, _)| matches!(file, FileName::Segment(_)));
+    let grouped = segments.filter_map(|(file, _)| {
+        let blocks = salvage_all(directory, *file, ROUNDS_AT).ok()?.bytes;
+        let header = SegmentHeader::parse(&blocks).ok()?;
+        Grouped::parse(&header, &blocks).ok()?
+    });
+    grouped.flat_map(|grouped| grouped.replaced).collect()
 }
 
 /// Reads the beginning of an index: as much as [`Index::parse`] needs.

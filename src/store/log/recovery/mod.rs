@@ -6,7 +6,7 @@ mod report;
 mod segments;
 mod starts;
 
-pub(super) use facts::{Facts, read_index};
+pub(super) use facts::{Facts, read_index, replaced};
 pub use report::{Damaged, OpenError, Report};
 
 use std::collections::{HashMap, HashSet};
@@ -53,11 +53,12 @@ pub fn open(
     let stopped = found_history.as_ref().and_then(|history| history.stopped.clone());
     let facts =
         Facts { stopped: stopped.as_deref().unwrap_or_default(), deleted: &deleted, unix: now.unix() };
-    let (mut found, is_one_lost) = open_segments(directory, &files, &facts, &mut report)?;
-    found.sort_by_key(|found| found.segment.number);
+    let replaced = replaced(directory, &files);
+    let (mut found, is_one_lost) = open_segments(directory, &files, &facts, &replaced, &mut report)?;
+    found.sort_by_key(|found| (found.segment.order, found.segment.number));
     let live: HashSet<u64> = queues.values().map(|life| life.incarnation).collect();
     let mut state = SharedState { catalogues: places, ..SharedState::default() };
-    let last_damaged = found.iter().rev().find(|found| found.is_damaged).map(|found| found.segment.number);
+    let last_damaged = found.iter().rev().find(|found| found.is_damaged).map(|found| found.segment.order);
     let mut last_incarnation = live.iter().chain(&deleted).copied().max().unwrap_or(0);
     let mut orphans: u64 = 0;
     let mut pasts: HashMap<PartitionId, Past> = HashMap::new();
@@ -93,7 +94,7 @@ pub fn open(
                 let id = (life.incarnation, partition);
                 let mut past = pasts.remove(&id).unwrap_or_else(|| Past::new(partition));
                 past.sort();
-                let newest = past.spans.back().map(|span| span.segment.number);
+                let newest = past.spans.back().map(|span| span.segment.order);
                 if is_one_lost || last_damaged >= newest && last_damaged.is_some() {
                     past.end = past.end.saturating_add(OFFSETS_LEFT_OUT).min(OFFSET_MAX);
                 }

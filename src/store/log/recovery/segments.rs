@@ -7,12 +7,15 @@ use std::sync::Arc;
 use super::facts::{Facts, read_index};
 use super::report::{Damaged, OpenError, Report};
 use crate::store::log::disk::{
-    Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage_all, save_index,
+    Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage_all, save_index, wipe_segment,
 };
+use crate::store::log::features::Features;
 use crate::store::log::format::{BLOCK, PartitionId, ROUNDS_AT, Unreadable};
+use crate::store::log::grouped::Grouped;
 use crate::store::log::header::SegmentHeader;
 use crate::store::log::history::Sealed;
 use crate::store::log::index::{INDEX_HEADER, Index, STOCKS_HEADER, Span};
+use crate::store::log::journal::new_stamp;
 use crate::store::log::scan::{Damage, scan, scan_sealed};
 use crate::store::log::segment::{Runs, SealedSpan, Segment};
 
@@ -29,6 +32,7 @@ pub(super) fn open_segments(
     directory: &dyn Directory,
     files: &[(FileName, u64)],
     facts: &Facts<'_>,
+    replaced: &HashSet<u64>,
     report: &mut Report,
 ) -> Result<(Vec<FoundSegment>, bool), OpenError> {
     let indexed: HashSet<u32> = files
@@ -36,6 +40,7 @@ pub(super) fn open_segments(
         .filter_map(|(file, _)| if let FileName::Index(place) = file { Some(*place) } else { None })
         .collect();
     let (mut all, mut is_one_lost) = (Vec::new(), false);
+    let (mut replacing, mut unwiped) = (Vec::new(), HashSet::new());
     for (file, length) in files {
         let FileName::Segment(place) = *file else { continue };
         let blocks = match salvage_all(directory, *file, ROUNDS_AT) {
@@ -48,8 +53,10 @@ pub(super) fn open_segments(
                 continue;
             }
         };
-        let header = match SegmentHeader::parse(&blocks) {
-            Ok(header) => header,
+        let parsed =
+            SegmentHeader::parse(&blocks).and_then(|header| Ok((header, Grouped::parse(&header, &blocks)?)));
+        let (header, grouped) = match parsed {
+            Ok(found) => found,
             Err(Unreadable::Damaged) => {
                 // If the server ended before a new file had its header, the file holds only zeros.
                 let is_known = indexed.contains(&place) || facts.names(place);
@@ -63,6 +70,15 @@ pub(super) fn open_segments(
             }
             Err(why) => return Err(OpenError::Version(*file, why)),
         };
+        if replaced.contains(&header.stamp) {
+            if !wipe(directory, place, &header) {
+                unwiped.insert(header.stamp);
+            }
+            all.push(FoundSegment::empty(place, &header));
+            continue;
+        }
+        let order = grouped.as_ref().map_or(header.number, |grouped| grouped.order);
+        let replaces = grouped.as_ref().map(|grouped| grouped.replaced.clone()).unwrap_or_default();
         let index =
             if indexed.contains(&place) { open_index(directory, place, header.stamp, report)? } else { None };
         // A file has its full length before it has its header.
@@ -79,13 +95,13 @@ pub(super) fn open_segments(
                     check_stopped(directory, *file, &header, index.end, report)?;
                 }
                 let heads = index.spans.iter().map(|(_, head, _)| head);
-                let segment = Arc::new(Segment::new(place, &header, index.end, heads));
+                let segment = Arc::new(Segment::new(place, &header, index.end, heads).in_order(order));
                 let spans = index.spans.into_iter().zip(index.stocks).map(|((id, head, at), stock)| {
                     (id, SealedSpan::new(segment.clone(), head, Runs::Index(at), stock))
                 });
                 FoundSegment { spans: spans.collect(), segment, is_damaged: false }
             }
-            None => match scan_segment(directory, place, &header, is_short, facts, report) {
+            None => match scan_segment(directory, place, &header, grouped, is_short, facts, report) {
                 Ok(found) => found,
                 Err(error) => {
                     tracing::error!(%file, %error, "segment read failed");
@@ -95,7 +111,13 @@ pub(super) fn open_segments(
             },
         };
         report.segments += usize::from(!found.spans.is_empty());
+        replacing.push((found.segment.clone(), replaces));
         all.push(found);
+    }
+    for (segment, replaced) in replacing {
+        if replaced.iter().any(|stamp| unwiped.contains(stamp)) {
+            segment.fix();
+        }
     }
     let is_there = |place: u32| files.iter().any(|(file, _)| *file == FileName::Segment(place));
     for place in indexed.iter().copied().filter(|place| !is_there(*place)) {
@@ -108,6 +130,26 @@ pub(super) fn open_segments(
         }
     }
     Ok((all, is_one_lost))
+}
+
+impl FoundSegment {
+    /// Returns what is found of a segment that another one replaces.
+    fn empty(place: u32, header: &SegmentHeader) -> Self {
+        let segment = Arc::new(Segment::new(place, header, ROUNDS_AT, std::iter::empty()));
+        Self { segment, spans: Vec::new(), is_damaged: false }
+    }
+}
+
+/// Empties the file of a segment that a grouped segment replaces, so that it stays empty when the grouped
+/// segment is gone. Returns whether that succeeded.
+fn wipe(directory: &dyn Directory, place: u32, header: &SegmentHeader) -> bool {
+    let header = SegmentHeader { stamp: new_stamp(), features: Features::NONE, ..*header };
+    let wiped = run_all(directory, &wipe_segment(place, header.encode()));
+    if let Err(error) = &wiped {
+        let file = FileName::Segment(place);
+        tracing::warn!(%file, %error, "a replaced segment could not be emptied");
+    }
+    wiped.is_ok()
 }
 
 /// Returns the report of a missing segment.
@@ -200,6 +242,7 @@ fn scan_segment(
     directory: &dyn Directory,
     place: u32,
     header: &SegmentHeader,
+    grouped: Option<Grouped>,
     is_short: bool,
     facts: &Facts<'_>,
     report: &mut Report,
@@ -208,8 +251,9 @@ fn scan_segment(
     let salvaged = salvage_all(directory, file, header.bytes)?;
     let file_bytes = salvaged.bytes;
     let mut found = scan(header, &file_bytes);
-    if let Some(end) = facts.end(place, header.stamp) {
-        // A segment that a clean stop sealed is not torn.
+    let end = grouped.as_ref().map(|grouped| grouped.end).or_else(|| facts.end(place, header.stamp));
+    if let Some(end) = end {
+        // A segment that a clean stop sealed is not torn, and a grouped one was complete.
         found.damage = scan_sealed(header, &file_bytes, end);
         found.torn = 0;
     }
@@ -237,8 +281,9 @@ fn scan_segment(
         damage,
         means: "the messages in this range are lost",
     }));
+    let order = grouped.map_or(header.number, |grouped| grouped.order);
     let heads = spans.values().map(|span| &span.head);
-    let segment = Arc::new(Segment::new(place, header, found.end, heads));
+    let segment = Arc::new(Segment::new(place, header, found.end, heads).in_order(order));
     let (index, index_bytes) = Index::encode(header.stamp, found.end, &spans);
     // The server may have ended because a sync failed. Then what the system returns of the file need not be
     // on the disk, and another sync would not write it. So what is served from now on is written again.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 
+use super::grouping::{files_freed, grouped_files, idle, sparse};
 use super::*;
 use crate::base::millis::Millis;
 use crate::base::names::queue_hash;
@@ -383,4 +384,74 @@ fn a_directory_after_a_crash_or_a_stop_is_copied_as_it_is() {
         assert!(report.damaged.is_empty(), "seed {seed}: {report:?}");
         restored.check();
     }
+}
+
+#[test]
+fn a_backup_while_segments_are_grouped_has_everything() {
+    let (mut unfinished, mut grouped, mut replaced, mut kept) = (0, 0, 0, 0);
+    for step in 0..seeds().min(100) {
+        let mut world = sparse(step % 7, config());
+        world.now = world.now.later(Millis::new(1_000));
+        world.tick();
+        for _ in 0..step {
+            world.disk.advance();
+            world.now = world.now.later(Millis::new(20));
+            world.tick();
+            world.poll();
+        }
+        let mut before: Option<Simulated> = None;
+        for id in 1..=2 {
+            let is_grouped = |world: &World, place| grouped_files(world).contains(&FileName::Segment(place));
+            let files = world.disk.list().unwrap();
+            unfinished += files.iter().filter(|(file, _)| matches!(file, FileName::NewSegment(_))).count();
+            let (cut, now, sent) = cut_under_load(&mut world, id);
+            let in_cut = cut.segments.iter().filter(|segment| is_grouped(&world, segment.place)).count();
+            grouped += in_cut;
+            let replaces = |segment: &CutSegment| {
+                let blocks = world.disk.bytes(FileName::Segment(segment.place));
+                let header = header::SegmentHeader::parse(&blocks).unwrap();
+                grouped::Grouped::parse(&header, &blocks).unwrap().unwrap_or_default().replaced
+            };
+            let gone: Vec<u64> = cut.segments.iter().flat_map(replaces).collect();
+            assert!(cut.segments.iter().all(|segment| !gone.contains(&segment.stamp)), "step {step}");
+            // The group that is being made becomes complete meanwhile. What it replaces stays.
+            idle(&mut world, 12);
+            replaced += grouped_files(&world).len().saturating_sub(in_cut);
+            let (target, damaged, _, adopted) = copy(&mut world, &cut, before.as_ref())
+                .unwrap_or_else(|error| panic!("step {step}: {error}"));
+            assert_eq!(damaged, vec![], "step {step}");
+            kept += adopted;
+            assert_eq!(world.dir.as_ref().unwrap().end_hold(id), Ok(()), "step {step}");
+            target.lose_power();
+            assert!(verified(&target, &world), "step {step}");
+            let saved = target.backup();
+            for (file, _) in target.list().unwrap() {
+                assert!(!file.is_passing() || file == FileName::Backup, "step {step}: {file}");
+            }
+            let (mut restored, report) = restore(&world, &target, now, &sent);
+            assert!(report.damaged.is_empty() && report.torn == 0, "step {step}: {report:?}");
+            restored.check();
+            idle(&mut restored, 40);
+            restored.check();
+            restored.crash();
+            restored.check();
+            let whole = Simulated::new(step);
+            whole.restore(&saved, false);
+            before = Some(whole);
+        }
+        // Nothing is held any more, so what was replaced is freed.
+        let is_done = |world: &World| world.logs.iter().all(|log| log.counters().grouping.waiting == 0);
+        idle(&mut world, 60);
+        while !is_done(&world) {
+            idle(&mut world, 1);
+        }
+        assert!(files_freed(&world) > 0, "step {step}");
+        world.check();
+        world.crash();
+        world.check();
+    }
+    assert!(
+        unfinished > 0 && grouped > 0 && replaced > 0 && kept > 0,
+        "{unfinished} {grouped} {replaced} {kept}"
+    );
 }

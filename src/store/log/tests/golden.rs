@@ -12,6 +12,10 @@
 //!
 //! `version-2-with-headers` is from the same version: one shard, two partitions a queue, killed. The queue `plain` has 10
 //! messages, and `headed` 11: the first ten have a header with their number, and the second five of them keys.
+//!
+//! `version-2-grouped` is from the version after 0.2.0, too: one shard, files of 32 KiB, the machine stopped when a grouped segment had
+//! just got its name. The queues are those of the simulated world: `queue-0` had 12 messages, of which the first were
+//! consumed, and `queue-1` has 36 and a note. The grouped segment replaces two others, which are still there.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -247,6 +251,54 @@ fn a_directory_with_headers_is_read() {
         }
     }
     assert_eq!(features, [0, 16]);
+}
+
+#[test]
+fn a_directory_with_a_grouped_segment_is_read_once() {
+    let disk = directory("version-2-grouped");
+    let moment = Moment { unix_ns: 1_000_000_001_000_000_000, boot: 1 };
+    let segments: Vec<FileName> = segments(&disk);
+    // A grouped file is as long as its content, and the others have their size.
+    for file in &segments {
+        let header = header::SegmentHeader::parse(&bytes(&disk, *file)).unwrap();
+        disk.cut(*file, header.bytes as usize);
+    }
+    let grouped: Vec<grouped::Grouped> = segments
+        .iter()
+        .filter_map(|file| {
+            let blocks = bytes(&disk, *file);
+            grouped::Grouped::parse(&header::SegmentHeader::parse(&blocks).unwrap(), &blocks).unwrap()
+        })
+        .collect();
+    assert_eq!(grouped.iter().map(|grouped| grouped.replaced.len()).collect::<Vec<_>>(), [2]);
+    let check = |disk: &Simulated| {
+        let mut messages = 0;
+        inspect::verify(disk, &moment, |verified| {
+            assert!(verified.damage.is_empty() && verified.torn == 0, "{verified:?}");
+            messages += verified.messages;
+        })
+        .unwrap();
+        let contents = inspect::Contents::read(disk, &moment).unwrap();
+        let queues = contents.queues(moment.unix());
+        let held: Vec<u64> = queues.iter().map(|(_, held)| held.messages).collect();
+        assert_eq!(messages, held.iter().sum::<u64>());
+        held
+    };
+    assert_eq!(check(&disk)[1], 36);
+    let (_, report) = open(&disk, 1, 32 << 10, &moment).unwrap();
+    assert!(report.damaged.is_empty(), "{report:?}");
+    // The replaced segments are empty now.
+    let stamps: Vec<u64> = segments
+        .iter()
+        .map(|file| header::SegmentHeader::parse(&bytes(&disk, *file)).unwrap().stamp)
+        .collect();
+    assert!(grouped[0].replaced.iter().all(|replaced| !stamps.contains(replaced)));
+    assert_eq!(check(&disk)[1], 36);
+}
+
+fn segments(disk: &Simulated) -> Vec<FileName> {
+    let files = disk.list().unwrap().into_iter().map(|(file, _)| file);
+    files.filter(|file| matches!(file, FileName::Segment(_))).collect()
 }
 
 fn bytes(disk: &Simulated, file: FileName) -> Vec<u8> {

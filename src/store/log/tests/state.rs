@@ -178,7 +178,7 @@ fn the_operator_s_limit_drops_messages_and_never_state() {
 
 #[test]
 fn state_does_not_count_as_messages() {
-    let mut world = lone(config());
+    let mut world = lone(Settings { grouping: false, ..config() });
     let tenants = ProjectLimits { storage_bytes: 1 << 40, ..ProjectLimits::default() };
     let tenants = Arc::new(Tenants::new(tenants));
     let tenant = tenants.get(&name(0).0, Millis::ZERO);

@@ -162,13 +162,23 @@ impl World {
 
     /// Sends a batch of messages. `sizes` are their bytes in addition to their numbers.
     pub(super) fn append_sized(&mut self, key: PartitionKey, ttl: u32, sizes: &[usize]) {
-        let mut builder = BatchBuilder::new(ClientId::from(7), ttl, 0);
+        self.append_built(key, BatchBuilder::new(ClientId::from(7), ttl, 0), sizes, b"");
+    }
+
+    /// Sends a batch of messages with these headers. `sizes` are their bytes in addition to their numbers.
+    pub(super) fn append_built(
+        &mut self,
+        key: PartitionKey,
+        mut builder: BatchBuilder,
+        sizes: &[usize],
+        headers: &[u8],
+    ) {
         let mut numbers = Vec::new();
         for size in sizes {
             let mut payload = self.next.to_le_bytes().to_vec();
             payload.resize(8 + size, self.next as u8);
-            builder.push(&payload);
-            let expiry = self.now.unix + Millis::from_secs(ttl);
+            builder.push_record(Record { headers, ..Record::plain(&payload) });
+            let expiry = self.now.unix + Millis::from_secs(builder.ttl_secs());
             let (is_released, is_pinned, is_earlier) = (false, false, false);
             let message = Message { fate: Fate::UnderWay, expiry, is_released, is_pinned, is_earlier };
             self.sent.entry(key).or_default().insert(self.next, message);
