@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# The key of signed requests, which upstream's tests use.
-SECRET_KEY = "secret"
+# The key of signed requests. Millstream wants 16 bytes.
+SECRET_KEY = "a secret key of this test"
 
 
 class Running:
@@ -88,7 +88,10 @@ class Millstream:
             account.write_text("username = millstream\nuser_domain_id = default\npassword = unchecked\nproject_name = service\nproject_domain_id = default\n")
             account.chmod(0o600)
             command += ["--auth", "keystone", "--auth-keystone-url", keystone.url, "--auth-keystone-credentials", account]
-            command += ["--auth-roles", "member = produce,consume,claim:*"]
+            key = Path(self.place.name) / "key"
+            key.write_text(SECRET_KEY)
+            key.chmod(0o600)
+            command += ["--auth-roles", "member = produce,consume,claim,manage:*", "--zaqar-signing-key-file", key]
         self.log = open(Path(self.place.name) / "log", "w+")
         self.process = subprocess.Popen(command, stderr=self.log)
         deadline = time.monotonic() + 30

@@ -2,7 +2,8 @@
 
 The tests drive a protocol object inside their process. `Bootstrap` here replaces upstream's, and hands them one that is a client: it sends
 what they give to `onMessage`, and calls `sendMessage` with the payload of the answer. Where they look into the server's storage, it asks
-the server. Where they play Keystone, it authenticates with a token on which Keystone says the same.
+the server. Where they play Keystone, it authenticates with a token on which Keystone says the same. Where they sign with a key of theirs, it
+signs with the server's.
 """
 
 import io
@@ -21,8 +22,10 @@ import requests
 import zaqar
 import zaqar.transport.websocket.factory  # noqa: F401, a test names it
 from zaqar import bootstrap
+from zaqar.common import urls
 from zaqar.transport import base
 
+import servers
 import wire
 
 ROOT = "zaqar.tests.unit.transport.websocket."
@@ -129,7 +132,7 @@ class Protocol:
         if request.get("action") == "authenticate":
             self._auth_app, self._auth_in_binary = request, is_binary
             return
-        answer = self.connection.ask_raw(payload, is_binary)
+        answer = self.connection.ask_raw(self.signed(request, payload), is_binary)
         self.note(request, wire.decode(answer), is_binary)
         self.sendMessage(self.adapted(request, answer), isinstance(answer, bytes))
         if request.get("action") == "message_post" and self.subscriptions:
@@ -141,6 +144,17 @@ class Protocol:
         except ValueError:
             request = None
         return request if isinstance(request, dict) else {}
+
+    def signed(self, request, payload):
+        """Signs a request with the server's key if the test has signed it with its own."""
+        headers = request.get("headers", {})
+        if "URL-Signature" not in headers:
+            return payload
+        what = (headers["URL-Paths"], headers["X-Project-ID"], headers["URL-Expires"], headers["URL-Methods"])
+        if headers["URL-Signature"] != urls.create_signed_url(self.factory._secret_key, *what)["signature"]:
+            return payload
+        signature = urls.create_signed_url(servers.SECRET_KEY, *what)["signature"]
+        return json.dumps(request | {"headers": headers | {"URL-Signature": signature}})
 
     def note(self, request, answer, is_binary):
         body, project = request.get("body"), request.get("headers", {}).get("X-Project-ID")
