@@ -740,7 +740,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             });
         }
         // A streaming client does not send the last two.
-        Command::Cancel { .. } | Command::Report { .. } | Command::Authenticate { .. } | Command::Vouch => {}
+        Command::Cancel { .. } | Command::Report { .. } => {}
     }
 }
 

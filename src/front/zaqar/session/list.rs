@@ -138,7 +138,7 @@ impl List {
             stored: stored.clone(),
             record,
             offset,
-            expires: None,
+            ttl_secs: stored.batch.ttl_secs(),
             claim: None,
             count: None,
         }

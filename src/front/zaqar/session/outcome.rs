@@ -92,8 +92,8 @@ pub(super) struct Shown {
     pub(super) record: usize,
     /// Its offset.
     pub(super) offset: Offset,
-    /// When it expires, if a claim has prolonged its life.
-    pub(super) expires: Option<UnixMillis>,
+    /// Its TTL, in seconds.
+    pub(super) ttl_secs: u32,
     /// The claim that it is shown with.
     pub(super) claim: Option<String>,
     /// How often it was claimed, if that is shown.
@@ -325,13 +325,16 @@ fn write_stats(stats: Option<&QueueStats>, unix: UnixMillis, writer: &mut Writer
     });
 }
 
+/// Returns the TTL of a message, in seconds. If a claim has made it live longer, its life counts from `since` on.
+pub(super) fn ttl_secs(stored: &StoredBatch, expires: Option<UnixMillis>, since: UnixMillis) -> u32 {
+    expires.map_or(stored.batch.ttl_secs(), |expires| expires.since(since).as_secs_up())
+}
+
 impl Shown {
     fn write(&self, unix: UnixMillis, writer: &mut Writer<'_>) {
-        let Self { life, partition, stored, record, offset, expires, claim, count } = self;
+        let Self { life, partition, stored, record, offset, ttl_secs, claim, count } = self;
         let record = stored.batch.record_at(*record).map(|(_, record)| record).unwrap_or_default();
         let age = stored.age_secs(unix);
-        // A claim that prolongs the life counts the new TTL from itself on, not from the post.
-        let ttl = expires.map_or(stored.batch.ttl_secs(), |expires| expires.since(unix).as_secs_up());
         writer.map(5 + usize::from(count.is_some()), |writer| {
             writer.key("id");
             writer.text(life.message(*partition, *offset).as_str());
@@ -341,7 +344,7 @@ impl Shown {
                 None => writer.null(),
             }
             writer.key("ttl");
-            writer.integer(ttl);
+            writer.integer(*ttl_secs);
             writer.key("age");
             writer.integer(age);
             writer.key("body");
