@@ -315,6 +315,9 @@ fn a_signature_spares_a_client_from_authenticating() {
     rig.pass(61);
     rig.run(&mut [client]);
     assert_eq!(client.close.as_ref().map(|(code, _)| *code), Some(1008), "its signature has expired");
+    let mut other = stranger(&mut rig, 2);
+    rig.frame(&mut other, text("message_list", headers("acme"), json!({ "queue_name": "q" })));
+    assert_eq!(answers(&mut other)[0].0, 403, "nobody can use it any more");
 }
 
 #[test]

@@ -33,7 +33,8 @@ pub fn violations(script: &mut Script) {
     script.set("partitions", "1");
     // Without a subprotocol, a text message is one of the Zaqar API.
     script.open("text");
-    script.send("text", &handshake("/", "Sec-WebSocket-Protocol: queuing-streaming.v1\r\n"));
+    let offer = format!("Sec-WebSocket-Protocol: queuing-streaming.v1\r\nClient-ID: {ONE}\r\n");
+    script.send("text", &handshake("/", &offer));
     script.send("text", &frame(TEXT, true, b"x"));
     let forbidden: [(&str, Vec<u8>); 15] = [
         ("unmasked", vec![0x82, 0]),
