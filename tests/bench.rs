@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "bench/zaqar.rs"]
+mod zaqar;
 
 use std::path::PathBuf;
 use std::process::Output;

@@ -304,8 +304,8 @@ fn metrics_count_messages_operations_and_refusals() {
     bad.begin(&append("no such name"));
     assert_eq!(code(&bad.receive_as::<ProduceSetupResponse>().status), 400);
     let mut stream = server.dial();
-    stream.write_all(handshake("/v2/queues", "").as_bytes()).unwrap();
-    assert_eq!(status(&response(&mut stream)), 404);
+    stream.write_all(handshake("/", "Sec-WebSocket-Protocol: other\r\n").as_bytes()).unwrap();
+    assert_eq!(status(&response(&mut stream)), 400);
     for (name, value) in [
         ("millstream_messages_received_total", 4),
         ("millstream_store_messages_stored_total", 3),
@@ -333,7 +333,7 @@ fn metrics_count_messages_operations_and_refusals() {
     };
     assert_eq!(by_status("millstream_messages_refused_total", 400), 1);
     assert_eq!(by_status("millstream_operations_failed_total", 400), 1);
-    assert_eq!(by_status("millstream_handshakes_refused_total", 404), 1);
+    assert_eq!(by_status("millstream_handshakes_refused_total", 400), 1);
 }
 
 #[test]

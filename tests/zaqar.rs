@@ -313,6 +313,68 @@ fn requests_sent_without_waiting_are_answered_in_order_as_if_one_by_one() {
 }
 
 #[test]
+fn each_request_names_its_project() {
+    let server = memory(&[]);
+    let mut zaqar = Zaqar::connect(&server);
+    let mut posted = Vec::new();
+    for project in ["one", "two", "one", "", "two"] {
+        zaqar.project = project.to_owned();
+        posted.push(zaqar.post("q", &[json!(project)]).remove(0));
+    }
+    for (project, bodies) in [("one", 2), ("two", 2), ("default", 1), ("three", 0)] {
+        zaqar.project = project.to_owned();
+        assert_eq!(zaqar.bodies("q").len(), bodies, "{project}");
+    }
+    zaqar.project = "two".to_owned();
+    zaqar.get(404, "message_get", json!({"queue_name": "q", "message_id": posted[0]}));
+    zaqar.get(200, "message_get", json!({"queue_name": "q", "message_id": posted[1]}));
+}
+
+#[test]
+fn a_queue_may_be_deleted_while_others_use_it() {
+    on_both_stores("zaqar-deleted", |server| {
+        let mut users: Vec<Zaqar> = (0..4).map(|_| Zaqar::connect(server)).collect();
+        let mut eraser = Zaqar::connect(server);
+        for _ in 0..100 {
+            for user in &mut users {
+                user.send("message_post", json!({"queue_name": "q", "messages": [{"body": 1}]}));
+                user.send("claim_create", json!({"queue_name": "q"}));
+                user.send("message_list", json!({"queue_name": "q", "echo": true}));
+                user.send("queue_get_stats", json!({"queue_name": "q"}));
+            }
+            eraser.get(204, "queue_delete", json!({"queue_name": "q"}));
+            for user in &mut users {
+                let statuses = [0; 4].map(|_| user.answer().0);
+                let [post, claim, list, stats] = statuses;
+                assert!(matches!((post, list), (201, 200)), "{statuses:?}");
+                assert!([201, 204].contains(&claim) && [200, 404].contains(&stats), "{statuses:?}");
+            }
+        }
+        eraser.get(204, "queue_delete", json!({"queue_name": "q"}));
+        users[0].post("q", &[json!("last")]);
+        assert!(users.iter_mut().all(|user| user.bodies("q") == [json!("last")]));
+        assert_eq!(server.metric("millstream_connection_panics_total"), 0);
+    });
+}
+
+#[test]
+fn a_subscription_without_time_ends_at_once_and_holds_up_nothing() {
+    let server = memory(&[]);
+    for number in 0..8 {
+        let mut zaqar = Zaqar::connect(&server);
+        let name = format!("q{number}");
+        zaqar.send("subscription_create", json!({"queue_name": name, "ttl": 0}));
+        zaqar.send("subscription_list", json!({"queue_name": name}));
+        assert_eq!(zaqar.answer().0, 201);
+        assert_eq!(zaqar.answer().0, 200);
+        eventually("its end", || {
+            let list = zaqar.get(200, "subscription_list", json!({"queue_name": name}));
+            (list["subscriptions"] == json!([])).then_some(())
+        });
+    }
+}
+
+#[test]
 fn message_pack_bodies_come_back_as_they_were_posted() {
     let server = memory(&[]);
     let mut zaqar = Zaqar::connect(&server);

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{Context, SHA256};
+
 use super::rule::{Right, Rule};
 use crate::base::millis::UnixMillis;
-use crate::base::names::Project;
+use crate::base::names::{ClientId, Project};
 
 /// What a client may do, and until when. What no rule allows is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,15 @@ impl Grant {
         }
     }
 
+    /// Returns the project of a connection whose requests name their projects themselves: the one that the client names, if
+    /// it may work there; otherwise its first one. A client of every project that names none gets `default`.
+    pub fn home(&self, named: Option<&Project>, default: &Project) -> Result<Project, ProjectFault> {
+        match (&self.projects, self.project(named, default)) {
+            (Projects::Listed(projects), Err(fault)) => projects.first().cloned().ok_or(fault),
+            (_, found) => found,
+        }
+    }
+
     /// Returns whether the client may work in a project.
     pub fn reaches(&self, project: &Project) -> bool {
         match &self.projects {
@@ -76,6 +87,21 @@ impl Grant {
     pub fn allows(&self, right: Right, queue: &str) -> bool {
         self.rules.iter().any(|rule| rule.allows(right, queue))
     }
+
+    /// Returns whether the rules give any right on a queue.
+    pub fn knows(&self, queue: &str) -> bool {
+        Right::ALL.into_iter().any(|right| self.allows(right, queue))
+    }
+}
+
+/// Returns the id of a client among all principals: the same id of another principal is another client.
+pub fn own_client(principal: &str, client: ClientId) -> ClientId {
+    let mut hash = Context::new(&SHA256);
+    hash.update(principal.as_bytes());
+    hash.update(&client.as_u128().to_le_bytes());
+    let mut bits = [0; 16];
+    bits.copy_from_slice(&hash.finish().as_ref()[..16]);
+    ClientId::from(u128::from_le_bytes(bits))
 }
 
 #[cfg(test)]
@@ -107,6 +133,24 @@ mod tests {
         ] {
             let grant = grant(projects, &[]);
             let found = grant.project(named.map(project).as_ref(), &default);
+            assert_eq!(found, expected.map(project), "{:?} {named:?}", grant.projects);
+        }
+    }
+
+    #[test]
+    fn a_client_that_names_no_project_of_its_own_is_at_home_in_its_first() {
+        let default = project("default");
+        let listed = |names: &[&str]| Projects::Listed(names.iter().map(|name| project(name)).collect());
+        for (projects, named, expected) in [
+            (listed(&["a", "b"]), Some("b"), Ok("b")),
+            (listed(&["a", "b"]), Some("x"), Ok("a")),
+            (listed(&["a", "b"]), None, Ok("a")),
+            (listed(&[]), Some("x"), Err(ProjectFault::Forbidden)),
+            (Projects::Any, Some("x"), Ok("x")),
+            (Projects::Any, None, Ok("default")),
+        ] {
+            let grant = grant(projects, &[]);
+            let found = grant.home(named.map(project).as_ref(), &default);
             assert_eq!(found, expected.map(project), "{:?} {named:?}", grant.projects);
         }
     }

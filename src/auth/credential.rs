@@ -7,7 +7,6 @@ use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand;
 
-use crate::base::names::ClientId;
 use crate::base::secret::Secret;
 use crate::tls::ClientCertificate;
 
@@ -21,16 +20,6 @@ pub enum Credential {
     Token(Secret),
     /// A certificate that TLS has verified. It counts only where there is no token.
     Certificate(Arc<ClientCertificate>),
-}
-
-/// Returns the id of a client among all principals: the same id of another principal is another client.
-pub fn own_client(principal: &str, client: ClientId) -> ClientId {
-    let mut hash = Context::new(&SHA256);
-    hash.update(principal.as_bytes());
-    hash.update(&client.as_u128().to_le_bytes());
-    let mut bits = [0; 16];
-    bits.copy_from_slice(&hash.finish().as_ref()[..16]);
-    ClientId::from(u128::from_le_bytes(bits))
 }
 
 /// The key of a credential, by which a verdict is remembered. It reveals nothing about a token.

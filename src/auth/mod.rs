@@ -44,7 +44,7 @@ mod throttle;
 pub mod token;
 
 pub use crate::base::secret::Secret;
-pub use credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX, own_client};
+pub use credential::{Credential, Key, Keyer, TOKEN_BYTES_MAX};
 pub use desk::{Desk, Waiting};
 pub use judge::{Judge, Read};
 pub use line::Line;

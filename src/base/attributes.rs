@@ -214,7 +214,6 @@ fn check(name: &str, value: &Value, queue: &QueueName, allowed: &Allowed) -> Res
     }
 }
 
-/// Returns the value if it is a whole number of the range.
 /// Checks a policy of retries of notifications, as Zaqar does: unknown members are accepted.
 fn retry_policy(value: &Value) -> Result<(), String> {
     const NUMBERS: [&str; 5] = [
@@ -252,6 +251,7 @@ fn retry_policy(value: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns the value if it is a whole number of the range.
 fn integer(value: &Value, range: RangeInclusive<i64>) -> Result<i64, String> {
     let number = value.as_number().and_then(Number::as_i64).filter(|number| range.contains(number));
     number.ok_or_else(|| match (*range.start(), *range.end()) {

@@ -132,9 +132,57 @@ pub fn rfc3339(unix: UnixMillis) -> Option<String> {
     Some(text)
 }
 
+/// Reads a date and a time of ISO 8601, such as `2030-01-01T00:00:00`, perhaps with fractions of a second and a zone (`Z`,
+/// `+02:00`, `+0200`, `+02`). Without a zone, it is UTC.
+pub fn read_iso8601(text: &str) -> Option<UnixMillis> {
+    let (date, time) = text.split_once(['T', ' '])?;
+    let zone_at = time.find(['Z', '+', '-']).unwrap_or(time.len());
+    let (time, zone) = time.split_at(zone_at);
+    let at = humantime::parse_rfc3339_weak(&format!("{date}T{time}")).ok()?;
+    let at = i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()?;
+    let ahead_minutes = match zone.split_at_checked(1) {
+        None | Some(("Z", "")) => 0,
+        Some((sign @ ("+" | "-"), digits)) => {
+            let digits = digits.replacen(':', "", 1);
+            if !matches!(digits.len(), 2 | 4) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            let (hours, minutes) = digits.split_at(2);
+            let minutes = if minutes.is_empty() { 0 } else { minutes.parse::<i64>().ok()? };
+            let ahead = hours.parse::<i64>().ok()? * 60 + minutes;
+            if sign == "+" { ahead } else { -ahead }
+        }
+        Some(_) => return None,
+    };
+    u64::try_from(at - ahead_minutes * 60_000).ok().map(UnixMillis::new)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dates_of_iso_8601_are_read_in_any_zone() {
+        let utc = 1_893_456_000_000;
+        for (text, expected) in [
+            ("2030-01-01T00:00:00", Some(utc)),
+            ("2030-01-01 00:00:00Z", Some(utc)),
+            ("2030-01-01T00:00:00.250", Some(utc + 250)),
+            ("2030-01-01T02:00:00+02:00", Some(utc)),
+            ("2029-12-31T18:30:00-0530", Some(utc)),
+            ("2030-01-01T01:00:00+01", Some(utc)),
+            ("2030-01-01", None),
+            ("20300101", None),
+            ("1893456000", None),
+            ("2030-01-01T00:00:00X", None),
+            ("2030-01-01T00:00:00+1", None),
+            ("2030-01-01T00:00:00+aa:bb", None),
+            ("2030-13-01T00:00:00", None),
+            ("", None),
+        ] {
+            assert_eq!(read_iso8601(text).map(UnixMillis::get), expected, "{text}");
+        }
+    }
 
     const HOUR: u64 = 3_600_000;
     const DAY: u64 = 24 * HOUR;

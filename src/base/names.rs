@@ -131,7 +131,12 @@ impl ClientId {
     /// Parses the 36-character form of a UUID. Ignores case.
     pub fn parse(text: &str) -> Result<Self, PeerFault> {
         match Uuid::try_parse(text) {
-            Ok(uuid) if text.len() == uuid::fmt::Hyphenated::LENGTH => Ok(Self(uuid.as_u128())),
+            Ok(uuid)
+                if text.len() == uuid::fmt::Hyphenated::LENGTH
+                    && uuid.as_u128() != Self::of_claims_by_id().0 =>
+            {
+                Ok(Self(uuid.as_u128()))
+            }
             _ => Err(PeerFault::ClientId),
         }
     }
@@ -148,8 +153,8 @@ impl ClientId {
 }
 
 impl ClientId {
-    /// Returns the client that claims belong to which any client may use that knows their ids. No client can be it: its
-    /// version is none that a UUID has.
+    /// Returns the client that claims belong to which any client may use that knows their ids. No client can be it:
+    /// [`Self::parse`] refuses it.
     pub const fn of_claims_by_id() -> Self {
         Self(0x636c_6169_6d73_f062_8079_2d69_6400_0000)
     }

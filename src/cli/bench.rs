@@ -1,5 +1,7 @@
 //! `millstream bench`: puts a load on a server and measures it.
 
+mod zaqar;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -70,7 +72,10 @@ impl Args {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
 Without --rate, each producer sends as fast as its credit allows (closed
 loop). That shows the highest throughput; latency is then mostly queueing.
 With --rate, requests follow a schedule (open loop) and latency counts from
@@ -95,6 +100,7 @@ Examples:
   millstream bench claim --consumers 1 --window 1        one message at a time
   millstream bench both --against kafka --rate 100000    the same load on Kafka
   millstream bench both --url wss://localhost:9443/ --ca ca.pem    over TLS
+  millstream bench zaqar post                            the Zaqar API; has its own --help
 
 Exit codes:
   0    every message arrived as it should
@@ -102,10 +108,28 @@ Exit codes:
        could not be reached
   2    bad usage, or this machine cannot run the clients
   130  a signal ended the load early
-  141  standard output was closed")]
-pub(super) struct Args {
+  141  standard output was closed"
+)]
+pub(super) struct Command {
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    load: Args,
+}
+
+/// Loads over other protocols.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    /// Load a server of OpenStack's Zaqar API v2 over WebSocket: this one or any other
+    Zaqar(Box<zaqar::Args>),
+}
+
+#[derive(Debug, clap::Args)]
+struct Args {
     /// What to measure
-    mode: ModeArg,
+    // Absent only with a subcommand.
+    #[arg(required = true)]
+    mode: Option<ModeArg>,
     /// Address of the server; wss:// for TLS [default: ws://127.0.0.1:9000/; with --against kafka:
     /// 127.0.0.1:9092 (its brokers); with --against nats: ws://127.0.0.1:8080]
     #[arg(long)]
@@ -327,7 +351,8 @@ fn control_port(args: &Args, server: &Address) -> Result<Option<(ControlClient, 
 
 /// Builds the plan that the arguments describe. The error names the argument that is invalid.
 fn plan(args: &Args) -> Result<Plan, Failure> {
-    let mode = match args.mode {
+    let missing = || Failure("what to measure is missing; see millstream bench --help".into());
+    let mode = match args.mode.ok_or_else(missing)? {
         ModeArg::Produce => Mode::Produce,
         ModeArg::Consume => Mode::Consume,
         ModeArg::Both | ModeArg::FanOut => Mode::Both,
@@ -335,7 +360,7 @@ fn plan(args: &Args) -> Result<Plan, Failure> {
         ModeArg::Idle => Mode::Idle,
     };
     check_claims(args, mode)?;
-    let is_fan_out = matches!(args.mode, ModeArg::FanOut);
+    let is_fan_out = matches!(args.mode, Some(ModeArg::FanOut));
     let from = args.from.clone().unwrap_or(if mode == Mode::Both { "latest".into() } else { String::new() });
     let seconds = |name, value| {
         Duration::try_from_secs_f64(value).map_err(|error| Failure(format!("--{name} {value}: {error}")))
@@ -584,7 +609,15 @@ fn shown_command(arguments: impl Iterator<Item = String>) -> Vec<String> {
     shown.collect()
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+pub(super) fn run(command: &Command) -> Result<ExitCode, Failure> {
+    match &command.other {
+        Some(Other::Zaqar(args)) => zaqar::run(args),
+        None => run_streaming(&command.load),
+    }
+}
+
+/// Runs a load over the streaming protocol, or the same on another server.
+fn run_streaming(args: &Args) -> Result<ExitCode, Failure> {
     let mut plan = plan(args)?;
     // Fail before measuring anything if the result could not be written.
     let out = args.out.as_deref().map(OutFile::check).transpose()?;

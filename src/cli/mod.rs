@@ -91,7 +91,7 @@ enum CliCommand {
     /// Check, print or copy the files of the embedded log
     Log(log::Args),
     /// Load a server, verify every message, and measure throughput and latency
-    Bench(Box<bench::Args>),
+    Bench(Box<bench::Command>),
     /// Draw and compare the results of bench: web page, charts, tables
     Report(report::Args),
 }

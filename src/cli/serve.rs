@@ -24,7 +24,7 @@ use crate::auth::Judge;
 use crate::base::setting::{Applies, Kind};
 use crate::config::load::{Loaded, load};
 use crate::config::table::{SETTINGS, default_file};
-use crate::config::{ServerConfig, memory};
+use crate::config::{ServerConfig, memory, signing};
 use crate::control;
 use crate::control::{ControlPort, Info, InfoPage, Reloads, Subject, Tokens};
 use crate::latency::{Stage, Summary};
@@ -194,7 +194,8 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
     }
     // Before anything opens a file.
     let inherited = if args.check_config { Inherited::default() } else { Inherited::take()? };
-    let loaded = load(args.config.as_deref(), environment(), args.settings.clone())?;
+    let mut loaded = load(args.config.as_deref(), environment(), args.settings.clone())?;
+    let signing = signing::read(&mut loaded.config.shard)?;
     *is_json = loaded.config.logging.format == LogFormat::Json;
     if args.check_config {
         let shard = &loaded.config.shard;
@@ -210,7 +211,7 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
                 say(format_args!("millstream: {warning}"));
             }
         }
-        for warning in Judge::check(&shard.auth)? {
+        for warning in Judge::check(&shard.auth)?.into_iter().chain(signing) {
             say(format_args!("millstream: {warning}"));
         }
         let mut out = Output::new();
@@ -219,7 +220,7 @@ fn run_as(args: Args, is_json: &mut bool) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let handling = Handling::start()?;
-    let ended = serve(args, loaded, inherited, &handling);
+    let ended = serve(args, loaded, signing, inherited, &handling);
     if ended.is_err() {
         // Another thread may still hold the sockets.
         handling.close();
@@ -336,6 +337,7 @@ fn environment() -> HashMap<String, String> {
 fn serve(
     args: Args,
     loaded: Loaded,
+    signing: Option<String>,
     mut inherited: Inherited,
     handling: &Handling,
 ) -> Result<ExitCode, Failure> {
@@ -364,7 +366,7 @@ fn serve(
             "durability = os: a crash of the machine can lose the last acknowledged messages; a crash of the server cannot"
         );
     }
-    config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+    config.warnings().iter().chain(&signing).for_each(|warning| tracing::warn!("{warning}"));
     if !heap::keep() {
         tracing::warn!("the C library's allocator cannot be tuned: large batches will use more CPU time");
     }

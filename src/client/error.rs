@@ -26,6 +26,8 @@ pub enum ClientError {
     Token(String),
     /// TLS failed.
     Tls(Fault),
+    /// The server did not do what it was asked. The text says what, and the server's reason.
+    Failed(String),
     /// The server violated the protocol. The text says how.
     Broken(String),
 }
@@ -40,7 +42,7 @@ impl ClientError {
             // still count.
             Self::Refused(refusal) => StatusCode(refusal.status.into()).is_transient(),
             Self::Tls(fault) => fault.is_transient(),
-            Self::Address(_) | Self::Broken(_) => false,
+            Self::Address(_) | Self::Failed(_) | Self::Broken(_) => false,
         }
     }
 
@@ -61,7 +63,7 @@ impl ClientError {
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(why) => f.write_str(&escaped(why)),
+            Self::Address(why) | Self::Failed(why) => f.write_str(&escaped(why)),
             Self::Io(error) => write!(f, "connection: {error}"),
             Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, escaped(&refusal.reason)),
             Self::Closed(Some(code)) => write!(f, "the server closed the connection with code {}", code.0),

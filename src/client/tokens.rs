@@ -93,7 +93,7 @@ impl Tokens {
     }
 
     /// Obtains a token. A token that many connections share is not read again for a while, unless it is `old`.
-    pub(super) async fn obtain(self: Arc<Self>, old: Option<Secret>) -> Result<Secret, ClientError> {
+    pub async fn obtain(self: Arc<Self>, old: Option<Secret>) -> Result<Secret, ClientError> {
         if let TokenSource::Variable(_, secret) = &self.source {
             return Ok(secret.clone());
         }

@@ -18,7 +18,7 @@ use crate::base::names::{ClientId, Project};
 use crate::front::SUBPROTOCOL;
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{ClientHandshake, ClientRequest, Refusal};
-use crate::ws::{Input, Receiver, Role, Sender};
+use crate::ws::{Input, MessageKind, Receiver, Role, Sender};
 
 /// The longest accepted response to a handshake, in bytes.
 const RESPONSE_BYTES_MAX: usize = 16 << 10;
@@ -39,6 +39,8 @@ pub struct Target {
     pub trust: Option<Trust>,
     /// Where the client obtains its tokens. `None` sends no token.
     pub tokens: Option<Arc<Tokens>>,
+    /// The subprotocol to offer. `None` offers none.
+    pub subprotocol: Option<&'static str>,
     /// The function that resolves the server's name at each connection.
     pub(super) lookup: Lookup,
 }
@@ -47,7 +49,15 @@ impl Target {
     /// Parses a URL like `ws://host:port/path`. Does not resolve the name.
     pub fn parse(url: &str, project: Option<Project>, client: Option<ClientId>) -> Result<Self, ClientError> {
         let address = Address::parse(url, Scheme::Ws)?;
-        Ok(Self { address, project, client, trust: None, tokens: None, lookup: resolve::system })
+        Ok(Self {
+            address,
+            project,
+            client,
+            trust: None,
+            tokens: None,
+            subprotocol: Some(SUBPROTOCOL),
+            lookup: resolve::system,
+        })
     }
 
     /// Sets which servers to trust.
@@ -103,7 +113,7 @@ impl Wire {
         let request = ClientRequest {
             host: target.address.authority(),
             path: target.address.path(),
-            subprotocol: SUBPROTOCOL,
+            subprotocol: target.subprotocol,
             headers: &headers,
         };
         let handshake = ClientHandshake::start(&request, &mut out);
@@ -136,6 +146,20 @@ impl Wire {
     pub(super) fn renew(&mut self, cx: &mut Context<'_>, operation: &mut dyn Renewable) -> Option<Instant> {
         let Self { renewer, sender, out, .. } = self;
         renewer.as_mut()?.poll(cx, Instant::now(), operation, sender, out)
+    }
+
+    /// Appends a whole text message.
+    pub fn text(&mut self, text: &[u8]) {
+        self.message(MessageKind::Text, text);
+    }
+
+    /// Appends a whole binary message.
+    pub fn binary(&mut self, bytes: &[u8]) {
+        self.message(MessageKind::Binary, bytes);
+    }
+
+    fn message(&mut self, kind: MessageKind, payload: &[u8]) {
+        self.sender.data(&mut self.out, kind, true, payload.len(), |out| out.extend_from_slice(payload));
     }
 
     /// Appends a ping, which the server has to answer.

@@ -38,6 +38,13 @@ fn check_operation(settings: &operation::Settings, budget_bytes: usize) -> Resul
         ),
         exceeds("max_pb_bytes", s.max_pb_bytes, "an eighth of shard_budget_bytes", budget_bytes / 8),
         exceeds("max_pb_bytes", s.max_pb_bytes, "2 GiB", u32::MAX as usize / 2),
+        // A request takes twice its bytes, and must fit beside others.
+        exceeds(
+            "zaqar_max_request_bytes",
+            s.zaqar_max_request_bytes,
+            "an eighth of shard_budget_bytes",
+            budget_bytes / 8,
+        ),
         (
             i64::from(s.produce_window) < INITIAL_CREDIT,
             format!("produce_window: {} is below the initial credit of {INITIAL_CREDIT}", s.produce_window),
@@ -142,6 +149,10 @@ impl ServerConfig {
         check_tls(self)?;
         check_control(&self.control)?;
         shard.auth.check()?;
+        if shard.core.operation.zaqar_signing_key_file.is_some() && !shard.auth.is_on() {
+            let why = "zaqar_signing_key_file: not used, because auth is off: nobody needs a signature";
+            return Err(Unworkable(why.into()));
+        }
         let shards = shard.shard_cores().len();
         // A store that drops its oldest messages never refuses a batch, so it must have room for the largest
         // one.

@@ -12,6 +12,7 @@
 //! | `check` | refuses values and combinations that cannot work |
 //! | `warn` | warns about combinations that can surprise |
 //! | `reload` | compares the running settings with newly loaded ones |
+//! | `signing` | the key of pre-signed requests |
 //! | `memory` | the most memory that a configuration can use |
 
 mod check;
@@ -19,6 +20,7 @@ pub(crate) mod load;
 pub(crate) mod memory;
 pub(crate) mod reload;
 mod service_link;
+pub mod signing;
 pub mod table;
 mod warn;
 

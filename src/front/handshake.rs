@@ -18,6 +18,8 @@ pub enum Endpoint {
     Zaqar,
     /// `/echo`, if `--test-echo` is set.
     Echo,
+    /// Any other path, without a subprotocol, and clients need not authenticate: the first data frame names the front.
+    Undecided,
 }
 
 /// A valid handshake that has not been accepted yet.
@@ -35,10 +37,13 @@ impl Handshake {
     /// Parses and checks a request at the start of `bytes`, or returns `None` if more bytes are needed.
     pub fn read(bytes: &[u8], policy: &Policy) -> Result<Option<Self>, Refusal> {
         let Some(request) = UpgradeRequest::parse(bytes)? else { return Ok(None) };
-        let endpoint = Endpoint::of(request.path(), policy.test_echo)?;
+        let mut endpoint = Endpoint::of(request.path(), policy.test_echo);
         let mut response = request.accept(&policy.allowed_origins, endpoint.subprotocol())?;
+        if endpoint == Endpoint::Streaming && !policy.reads_tokens && request.offered().next().is_none() {
+            endpoint = Endpoint::Undecided;
+        }
         let identity = Credentials::read(&request, policy)?.identify()?;
-        if !identity.author.is_known && endpoint == Endpoint::Streaming {
+        if !identity.author.is_known && matches!(endpoint, Endpoint::Streaming | Endpoint::Undecided) {
             response.set_header("Client-ID", &identity.author.client.to_string());
         }
         Ok(Some(Self { endpoint, identity, used: request.used(), response }))
@@ -56,17 +61,22 @@ impl Handshake {
 }
 
 impl Endpoint {
-    fn of(path: &str, test_echo: bool) -> Result<Self, Refusal> {
+    fn of(path: &str, test_echo: bool) -> Self {
         match path {
-            "/echo" if test_echo => Ok(Self::Echo),
-            _ if path == "/v2" || path.starts_with("/v2/") => Ok(Self::Zaqar),
-            _ => Ok(Self::Streaming),
+            "/echo" if test_echo => Self::Echo,
+            _ if path == "/v2" || path.starts_with("/v2/") => Self::Zaqar,
+            _ => Self::Streaming,
         }
+    }
+
+    /// Returns whether clients may authenticate on the open connection.
+    pub fn admits_strangers(self) -> bool {
+        self == Self::Zaqar
     }
 
     fn subprotocol(self) -> Option<&'static str> {
         match self {
-            Self::Streaming => Some(SUBPROTOCOL),
+            Self::Streaming | Self::Undecided => Some(SUBPROTOCOL),
             Self::Zaqar | Self::Echo => None,
         }
     }
@@ -238,7 +248,7 @@ mod tests {
         }
         assert_eq!(answer(&request("/v2/queues", "")).unwrap().0.endpoint, Endpoint::Zaqar);
         assert_eq!(answer(&request("/v2", "")).unwrap().0.endpoint, Endpoint::Zaqar);
-        assert_eq!(answer(&request("/v2x", "")).unwrap().0.endpoint, Endpoint::Streaming);
+        assert_eq!(answer(&request("/v2x", "")).unwrap().0.endpoint, Endpoint::Undecided);
         assert_eq!(answer(&request("/echo", "")).unwrap().0.endpoint, Endpoint::Echo);
         assert_eq!(answer(&request("/", "").replace("Version: 13", "Version: 8")).err(), Some(426));
         assert_eq!(answer(&request("/", "").replace("Upgrade: WebSocket\r\n", "")).err(), Some(400));
@@ -253,6 +263,26 @@ mod tests {
         let refusal = Handshake::read(text.as_bytes(), &policy()).unwrap_err();
         assert_eq!(refusal.origin.as_deref(), Some("http://evil"), "the log needs the origin");
         assert!(refusal.reason.contains("allowed_origins"), "{}", refusal.reason);
+    }
+
+    #[test]
+    fn the_zaqar_path_selects_no_subprotocol() {
+        for names in ["queuing-streaming.v1", "other", "queuing-streaming.v1, other"] {
+            let offer = format!("Sec-WebSocket-Protocol: {names}\r\n");
+            let (handshake, response) = answer(&request("/v2", &offer)).unwrap();
+            assert_eq!(handshake.endpoint, Endpoint::Zaqar, "{names}");
+            assert!(!response.to_lowercase().contains("sec-websocket-protocol"), "{response}");
+        }
+    }
+
+    #[test]
+    fn the_first_frame_decides_only_without_a_subprotocol_and_without_authentication() {
+        let offer = "Sec-WebSocket-Protocol: queuing-streaming.v1\r\n";
+        assert_eq!(answer(&request("/", "")).unwrap().0.endpoint, Endpoint::Undecided);
+        assert_eq!(answer(&request("/", offer)).unwrap().0.endpoint, Endpoint::Streaming);
+        let guarded = Policy { reads_tokens: true, ..policy() };
+        let handshake = Handshake::read(request("/", "").as_bytes(), &guarded).unwrap().unwrap();
+        assert_eq!(handshake.endpoint, Endpoint::Streaming);
     }
 
     #[test]
@@ -304,7 +334,7 @@ mod tests {
         let request = ClientRequest {
             host: "127.0.0.1:9000",
             path: "/",
-            subprotocol: SUBPROTOCOL,
+            subprotocol: Some(SUBPROTOCOL),
             headers: &[("X-Project-Id", project.to_string()), ("Client-ID", client.to_string())],
         };
         let handshake = ClientHandshake::start(&request, &mut asked);

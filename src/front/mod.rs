@@ -5,6 +5,7 @@
 //! | here | dispatch to the protocol of a connection |
 //! | `streaming` | the streaming protocol: the operations of a connection, in sequence |
 //! | `zaqar` | the WebSocket API of OpenStack Zaqar: a request, then its answer |
+//! | `undecided` | a connection whose first data frame decides which of these it speaks |
 //! | `echo` | the echo of WebSocket conformance suites |
 //! | `handshake` | a handshake: choice of the front by path, and checks of the request |
 //! | `identity` | the project and the id of a client |
@@ -23,6 +24,7 @@ mod pb_writer;
 mod policy;
 mod status;
 mod streaming;
+mod undecided;
 pub mod zaqar;
 
 pub use context::{Cx, status_of};
@@ -33,8 +35,10 @@ pub use pb_writer::PbWriter;
 pub use policy::Policy;
 pub use status::FrontStatus;
 pub use streaming::ServerSession;
+pub use zaqar::Standing;
 
 use self::echo::Echo;
+use self::undecided::Undecided;
 use self::zaqar::Session as ZaqarSession;
 use std::sync::Arc;
 
@@ -56,6 +60,8 @@ pub enum Front {
     Zaqar(Box<ZaqarSession>),
     /// The echo, for tests and measurements.
     Echo(Echo),
+    /// The streaming protocol or the API of Zaqar.
+    Undecided(Box<Undecided>),
 }
 
 /// A step of draining.
@@ -72,11 +78,12 @@ pub enum DrainStep {
 
 impl Front {
     /// Creates the front of an endpoint for a caller that was admitted.
-    pub fn new(endpoint: Endpoint, caller: Caller, tenants: &Arc<Tenants>) -> Self {
+    pub fn new(endpoint: Endpoint, caller: Caller, standing: Standing, tenants: &Arc<Tenants>) -> Self {
         match endpoint {
-            Endpoint::Zaqar => Self::Zaqar(Box::new(ZaqarSession::new(caller, tenants.clone()))),
+            Endpoint::Zaqar => Self::Zaqar(Box::new(ZaqarSession::new(caller, standing, tenants.clone()))),
             Endpoint::Streaming => Self::Streaming(Box::new(ServerSession::new(caller))),
             Endpoint::Echo => Self::Echo(Echo::default()),
+            Endpoint::Undecided => Self::Undecided(Box::new(Undecided::new(caller, tenants.clone()))),
         }
     }
 
@@ -102,6 +109,31 @@ impl Front {
                 echo.handle(cx.reply.sender, cx.reply.out, kind, piece, fin)?;
                 Ok(piece.len())
             }
+            Self::Undecided(_) => self.decide(kind, piece, fin, cx),
+        }
+    }
+
+    /// Handles a piece of the first message, which decides the protocol.
+    #[cold]
+    fn decide(
+        &mut self,
+        kind: MessageKind,
+        piece: &[u8],
+        fin: bool,
+        cx: &mut Cx<'_>,
+    ) -> Result<usize, CloseCode> {
+        if let Self::Undecided(undecided) = self
+            && let Some(decided) = undecided.decide(kind, piece, fin, cx)
+        {
+            *self = decided;
+        }
+        match self {
+            Self::Streaming(session) => {
+                let used = session.handle_data(piece, fin, cx);
+                session.close_code().map_or(Ok(used), Err)
+            }
+            Self::Zaqar(session) => session.handle_data(kind, piece, fin, cx),
+            Self::Undecided(_) | Self::Echo(_) => Ok(piece.len()),
         }
     }
 
@@ -111,7 +143,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.is_blocked(cx),
             Self::Zaqar(session) => session.is_blocked(),
-            Self::Echo(_) => false,
+            Self::Echo(_) | Self::Undecided(_) => false,
         }
     }
 
@@ -120,7 +152,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.retry(cx),
             Self::Zaqar(session) => session.retry(cx),
-            Self::Echo(_) => {}
+            Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -128,7 +160,7 @@ impl Front {
     pub fn flush(&mut self, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.flush(cx),
-            Self::Zaqar(_) | Self::Echo(_) => {}
+            Self::Zaqar(_) | Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -137,7 +169,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.answer(operation, answer, cx),
             Self::Zaqar(session) => session.answer(operation, answer, cx),
-            Self::Echo(_) => {}
+            Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -146,7 +178,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.reads(queue),
             Self::Zaqar(session) => session.reads(queue),
-            Self::Echo(_) => false,
+            Self::Echo(_) | Self::Undecided(_) => false,
         }
     }
 
@@ -154,7 +186,7 @@ impl Front {
     pub fn subscriptions(&self, name: &FullName) -> Vec<SubscriptionInfo> {
         match self {
             Self::Zaqar(session) => session.subscriptions(name),
-            Self::Streaming(_) | Self::Echo(_) => Vec::new(),
+            Self::Streaming(_) | Self::Echo(_) | Self::Undecided(_) => Vec::new(),
         }
     }
 
@@ -162,7 +194,7 @@ impl Front {
     pub fn end_subscriptions(&mut self, name: &FullName, id: Option<&str>, cx: &mut Cx<'_>) {
         match self {
             Self::Zaqar(session) => session.end_subscriptions(name, id, cx),
-            Self::Streaming(_) | Self::Echo(_) => {}
+            Self::Streaming(_) | Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -171,7 +203,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.handle_grown(),
             Self::Zaqar(session) => session.handle_grown(),
-            Self::Echo(_) => {}
+            Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -179,8 +211,8 @@ impl Front {
     pub fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.handle_grant(granted, cx),
-            Self::Zaqar(session) => session.handle_grant(granted),
-            Self::Echo(_) => {}
+            Self::Zaqar(session) => session.handle_grant(granted, cx),
+            Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -188,8 +220,8 @@ impl Front {
     pub fn handle_expired(&mut self, fault: Fault, cx: &mut Cx<'_>) {
         match self {
             Self::Streaming(session) => session.handle_expired(fault, cx),
-            Self::Zaqar(session) => session.handle_expired(),
-            Self::Echo(_) => {}
+            Self::Zaqar(session) => session.handle_expired(cx),
+            Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -197,7 +229,7 @@ impl Front {
     pub fn announce_expiry(&mut self) {
         match self {
             Self::Streaming(session) => session.announce_expiry(),
-            Self::Zaqar(_) | Self::Echo(_) => {}
+            Self::Zaqar(_) | Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -206,7 +238,23 @@ impl Front {
         match self {
             Self::Streaming(session) => session.handle_timeout(cx),
             Self::Zaqar(session) => session.handle_timeout(cx),
-            Self::Echo(_) => {}
+            Self::Echo(_) | Self::Undecided(_) => {}
+        }
+    }
+
+    /// Returns the code and the reason of a Close that is due.
+    pub fn farewell(&self) -> Option<(CloseCode, &'static str)> {
+        match self {
+            Self::Streaming(_) | Self::Echo(_) | Self::Undecided(_) => None,
+            Self::Zaqar(session) => session.farewell(),
+        }
+    }
+
+    /// Returns the code and the reason of the Close of a client whose grant has ended because of `reason`.
+    pub fn farewell_of_ended(&self, reason: &'static str) -> (CloseCode, &'static str) {
+        match self {
+            Self::Zaqar(_) => (CloseCode::AUTHENTICATION_EXPIRED, zaqar::texts::AUTHENTICATION_EXPIRED),
+            Self::Streaming(_) | Self::Echo(_) | Self::Undecided(_) => (CloseCode::POLICY, reason),
         }
     }
 
@@ -215,6 +263,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.drain(step, cx),
             Self::Zaqar(session) => session.drain(step, cx),
+            Self::Undecided(undecided) => undecided.drain(step),
             Self::Echo(_) => {}
         }
     }
@@ -224,7 +273,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.poll_transmit(cx),
             Self::Zaqar(session) => session.poll_transmit(cx),
-            Self::Echo(_) => {}
+            Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -233,7 +282,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.abandon(cx),
             Self::Zaqar(session) => session.abandon(cx),
-            Self::Echo(_) => {}
+            Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -243,7 +292,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.break_off(cx),
             Self::Zaqar(session) => session.break_off(cx),
-            Self::Echo(_) => {}
+            Self::Echo(_) | Self::Undecided(_) => {}
         }
     }
 
@@ -253,7 +302,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.status(),
             Self::Zaqar(session) => session.status(),
-            Self::Echo(_) => FrontStatus::default(),
+            Self::Echo(_) | Self::Undecided(_) => FrontStatus::default(),
         }
     }
 
@@ -262,6 +311,7 @@ impl Front {
         match self {
             Self::Streaming(session) => Some(session.names()),
             Self::Zaqar(session) => Some(session.names()),
+            Self::Undecided(undecided) => Some((undecided.project(), None)),
             Self::Echo(_) => None,
         }
     }
@@ -271,7 +321,7 @@ impl Front {
         match self {
             Self::Streaming(session) => session.right(),
             Self::Zaqar(session) => session.right(),
-            Self::Echo(_) => None,
+            Self::Echo(_) | Self::Undecided(_) => None,
         }
     }
 
@@ -279,7 +329,7 @@ impl Front {
     pub fn positions(&self) -> Option<(FullName, Vec<(Partition, Offset)>)> {
         match self {
             Self::Streaming(session) => session.positions(),
-            Self::Zaqar(_) | Self::Echo(_) => None,
+            Self::Zaqar(_) | Self::Echo(_) | Self::Undecided(_) => None,
         }
     }
 }

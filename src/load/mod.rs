@@ -22,6 +22,7 @@
 //! | `server_side`, `server_watch` | the server's own figures, read during a run |
 //! | `run` | runs all connections on their cores, from start to end |
 //! | `peers` | the same load against other servers |
+//! | `zaqar` | loads on servers of the Zaqar API |
 //! | `sweep` | runs at increasing rates, to find the knee, or with more and more connections |
 //! | `figures`, `result`, `environment` | the measurements and the machine: the result file |
 //! | `table` | the result as a table for people |
@@ -55,6 +56,7 @@ mod sweep;
 mod table;
 mod window;
 mod worker;
+pub mod zaqar;
 
 pub use environment::Environment;
 pub use interrupt::Interrupt;

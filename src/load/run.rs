@@ -90,11 +90,11 @@ pub fn run(plan: Plan) -> Result<RunResult, ClientError> {
     Ok(result(&plan, measured))
 }
 
-fn broken(core: usize, error: &dyn std::fmt::Display) -> ClientError {
+pub(super) fn broken(core: usize, error: &dyn std::fmt::Display) -> ClientError {
     ClientError::Broken(format!("core {core}: {error}"))
 }
 
-fn join<T: Send + 'static>(thread: ExecutorJoinHandle<T>) -> Result<T, ClientError> {
+pub(super) fn join<T: Send + 'static>(thread: ExecutorJoinHandle<T>) -> Result<T, ClientError> {
     thread.join().map_err(|error| ClientError::Broken(error.to_string()))
 }
 
@@ -177,7 +177,7 @@ fn hold_all(plan: &Arc<Plan>, progress: &Arc<Progress>) -> Result<Vec<HeldThread
 
 /// Returns what `load` returns. If the run is interrupted and `load` fails or does not end soon, returns
 /// `early` instead, so that the measurements so far count.
-async fn or_interrupted<T>(
+pub(super) async fn or_interrupted<T>(
     interrupt: &Interrupt,
     load: impl Future<Output = Result<T, ClientError>>,
     early: impl Fn() -> T,
@@ -194,7 +194,7 @@ async fn or_interrupted<T>(
 
 /// Returns what `load` returns, or ends it if the run is called off before its start. The start wakes the task,
 /// so that the connection looks whether it may begin.
-async fn or_called_off(
+pub(super) async fn or_called_off(
     progress: &Progress,
     load: impl Future<Output = Result<(), ClientError>>,
 ) -> Result<(), ClientError> {

@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::subject::Granted;
 use crate::base::attributes::Attributes;
 use crate::base::batch::Fetched;
 use crate::base::claim::{Grant, Lost};
 use crate::base::error::{Fault, StoreFault};
 use crate::base::manage::Managed;
 use crate::base::millis::Millis;
-use crate::base::names::QueueName;
+use crate::base::names::{Project, QueueName};
 use crate::base::queue::QueueInfo;
 use crate::base::units::{Offset, Partition, Sequence};
 use crate::base::wish;
@@ -90,6 +91,8 @@ pub enum Answer {
     },
     /// The answer to `Renew`. The front has the new grant already.
     Renewed(Result<(), Fault>),
+    /// The answer to `Authenticate`: what the client is now.
+    Authenticated(Result<Login, Fault>),
     /// The answer to `Resolve`.
     Resolved {
         /// The partition of the position.
@@ -97,6 +100,15 @@ pub enum Answer {
         /// The offset of the position.
         result: Result<Offset, StoreFault>,
     },
+}
+
+/// A client that has authenticated on an open connection.
+#[derive(Clone, Debug)]
+pub struct Login {
+    /// The project of requests that name none.
+    pub project: Project,
+    /// What the client may do.
+    pub granted: Granted,
 }
 
 /// A queue in a list.

@@ -1,7 +1,10 @@
 //! The commands of an operation to its shard.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
+use crate::access::Grant;
 use crate::base::batch::Batch;
 use crate::base::claim::{Leaving, Settlement, Terms, View};
 use crate::base::error::Fault;
@@ -33,7 +36,8 @@ impl Target {
     }
 }
 
-/// A command of an operation. The shard answers each exactly once, except `Cancel`, `Leave` and `Report`.
+/// A command of an operation. The shard answers each exactly once, except `Cancel`, `Leave`, `Vouch` and
+/// `Report`.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Find the queue, or create it. Answered by [`Answer::Opened`](super::Answer::Opened).
@@ -153,6 +157,18 @@ pub enum Command {
         /// The client's new token.
         token: Secret,
     },
+    /// Authenticate the client, anew if it is authenticated. Answered by
+    /// [`Answer::Authenticated`](super::Answer::Authenticated).
+    Authenticate {
+        /// The operation that gets the answer.
+        operation: OperationId,
+        /// The client's token.
+        token: Secret,
+        /// The project that the client names.
+        project: Option<Project>,
+    },
+    /// The client need not authenticate: it has shown a signature. Has no answer.
+    Vouch,
     /// Report to the operator that the operation fails.
     Report {
         /// The project of the operation.
@@ -189,6 +205,8 @@ pub enum Order {
         after: Box<str>,
         /// The most queues of each shard.
         limit: usize,
+        /// Only the queues on which this grant gives a right.
+        of: Option<Arc<Grant>>,
     },
     /// Find the subscriptions of connections to a queue, or end them. Each shard answers with an
     /// [`Answer::Subscriptions`](super::Answer::Subscriptions).

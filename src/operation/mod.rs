@@ -44,7 +44,7 @@ mod shown;
 mod subject;
 mod word;
 
-pub use answer::{Answer, ListedQueue, SubscriptionInfo};
+pub use answer::{Answer, ListedQueue, Login, SubscriptionInfo};
 pub use claim::{
     ByClaim, Claim, ClaimEnd, ClaimId, ClaimRequest, ClaimTerms, LostClaim, News, Outgoing, Ranges, UNAWAITED,
 };

@@ -1,7 +1,9 @@
 //! The limits of an operation: sizes, lifetimes, windows and batches.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access::SigningKey;
 use crate::base::limits::INITIAL_CREDIT;
 use crate::base::setting::{GIB, LONGEST_MS, SHORTEST_MS, settings};
 use crate::pb::PbLimits;
@@ -36,6 +38,11 @@ settings! {
         claim_ttl_min_secs: u32 = 1, "claim_ttl_min", Count(1..=86_400);
         /// Longest time to live of a claim, and longest delay of a release, seconds; longer: 400
         claim_ttl_max_secs: u32 = 43_200, "claim_ttl_max", Count(1..=86_400);
+
+        in Auth, OnReload:
+        /// File with the key of pre-signed requests to the Zaqar API (/v2), at least 16 bytes, for clients without a token;
+        /// empty: none is accepted
+        zaqar_signing_key_file: Option<PathBuf> = None, "zaqar_signing_key_file", Text;
 
         in Times, OnReload:
         /// How long a protobuf message may take to arrive, once it has begun; beyond: the operation ends with
@@ -88,6 +95,9 @@ settings! {
         in Tests, AtStart:
         /// Let clients cause faults for tests: panics of connections and shards, and stalls
         test_faults: bool = false, "test_faults", Flag;
+    } with {
+        /// The key of pre-signed requests, read from its file.
+        signing_key: Option<SigningKey>,
     }
 }
 

@@ -50,6 +50,11 @@ impl Caller {
         })
     }
 
+    /// Returns what the client may do. `None` if clients need not authenticate.
+    pub fn grant(&self) -> Option<&Arc<Grant>> {
+        self.granted.as_ref().map(|granted| &granted.grant)
+    }
+
     /// Returns how long the client's grant lasts, in whole seconds; `None` if it has no end.
     pub fn seconds_left(&self, now: Now) -> Option<u32> {
         let ends = self.granted.as_ref()?.ends?;

@@ -42,6 +42,8 @@ impl CloseCode {
     pub const INTERNAL: Self = Self(1011);
     /// The peer sent more than `discard_limit_bytes` of a half that is discarded.
     pub const POLICY: Self = Self(1008);
+    /// The grant of a client of the Zaqar API has ended. The code is that API's.
+    pub const AUTHENTICATION_EXPIRED: Self = Self(4003);
 
     /// Parses the payload of a close frame: empty, or a code that may be sent and a reason in UTF-8.
     ///

@@ -26,28 +26,28 @@ use crate::random::Random;
 const UNIX: u64 = 1_700_000_000_000;
 
 /// A client of the shard, and what it has read.
-struct Client {
-    id: ConnectionId,
+pub(crate) struct Client {
+    pub(crate) id: ConnectionId,
     has_begun: bool,
     /// The answer to the handshake.
-    head: String,
+    pub(crate) head: String,
     /// The payload of all data frames since it was last taken.
-    data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
     /// The code and the reason of the Close.
-    close: Option<(u16, String)>,
+    pub(crate) close: Option<(u16, String)>,
     unparsed: Vec<u8>,
 }
 
-struct Rig {
-    core: Core<Memory<Connections>>,
-    now: Now,
+pub(crate) struct Rig {
+    pub(crate) core: Core<Memory<Connections>>,
+    pub(crate) now: Now,
     random: Random,
     ports: u16,
     /// Bytes for clients that have not read them.
     mail: HashMap<ConnectionId, Vec<u8>>,
 }
 
-fn grant(rules: &[&str]) -> Grant {
+pub(crate) fn grant(rules: &[&str]) -> Grant {
     Grant {
         principal: "static:app".into(),
         projects: Projects::Listed([Project::parse("acme").unwrap()].into()),
@@ -56,18 +56,22 @@ fn grant(rules: &[&str]) -> Grant {
     }
 }
 
-fn all() -> Verdict {
+pub(crate) fn all() -> Verdict {
     Ok(Arc::new(grant(&["all:*"])))
 }
 
 /// A grant of everything that ends after some seconds of the rig's time.
-fn until(second: u64) -> Verdict {
+pub(crate) fn until(second: u64) -> Verdict {
     Ok(Arc::new(Grant { expires: Some(UnixMillis::new(UNIX + second * 1_000)), ..grant(&["all:*"]) }))
 }
 
 impl Rig {
-    fn new() -> Self {
-        let settings = Arc::new(Settings { partitions: 2, ..settings() });
+    pub(crate) fn new() -> Self {
+        Self::with(settings())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        let settings = Arc::new(Settings { partitions: 2, ..settings });
         let tenants = Arc::new(Tenants::new(ProjectLimits::default()));
         let mut core = Core::new(0, 1, settings, tenants, Memory::new(64 << 20, WhenFull::Refuse, 7));
         core.authenticate(Keyer::fixed());
@@ -81,6 +85,11 @@ impl Rig {
     }
 
     fn connect_from(&mut self, address: SocketAddr, headers: &str) -> Client {
+        self.connect_to("/", address, headers)
+    }
+
+    /// Connects to a path.
+    pub(crate) fn connect_to(&mut self, path: &str, address: SocketAddr, headers: &str) -> Client {
         let id = self.core.handle_accepted(self.now, Peer::ip(address)).unwrap();
         let client = Client {
             id,
@@ -91,11 +100,12 @@ impl Rig {
             unparsed: Vec::new(),
         };
         let request = crate::HANDSHAKE.replace("\r\n\r\n", &format!("\r\n{headers}\r\n"));
+        let request = request.replace("GET / ", &format!("GET {path} "));
         self.receive(&client, request.into_bytes());
         client
     }
 
-    fn receive(&mut self, client: &Client, mut bytes: Vec<u8>) {
+    pub(crate) fn receive(&mut self, client: &Client, mut bytes: Vec<u8>) {
         assert!(self.core.wanted_read(self.now, client.id, bytes.len()) >= bytes.len(), "the socket is read");
         let now = self.now;
         self.core.handle_received(now, client.id, &mut bytes, || now);
@@ -112,23 +122,23 @@ impl Rig {
         client
     }
 
-    fn question(&mut self) -> Question {
+    pub(crate) fn question(&mut self) -> Question {
         self.core.poll_question().expect("a question")
     }
 
-    fn answer(&mut self, question: &Question, verdict: Verdict) {
+    pub(crate) fn answer(&mut self, question: &Question, verdict: Verdict) {
         let Question { tag, key, .. } = *question;
         self.core.handle_answer(self.now, Answer::Judged { tag, key, verdict });
     }
 
     /// Passes time, as a turn does.
-    fn pass(&mut self, second: u64) {
+    pub(crate) fn pass(&mut self, second: u64) {
         self.now = at(second);
         self.core.handle_timeouts(self.now);
     }
 
     /// Runs turns until nothing is left to do, and lets these clients read.
-    fn run(&mut self, clients: &mut [&mut Client]) {
+    pub(crate) fn run(&mut self, clients: &mut [&mut Client]) {
         for _ in 0..20 {
             self.core.handle_completions(self.now);
             while let Some(id) = self.core.poll_dirty().or_else(|| self.core.poll_behind()) {
@@ -155,7 +165,7 @@ impl Rig {
         self.frame(client, Frame::message(Vec::new(), OpCode::Data(Data::Continue), true));
     }
 
-    fn frame(&mut self, client: &mut Client, frame: Frame) {
+    pub(crate) fn frame(&mut self, client: &mut Client, frame: Frame) {
         let mut bytes = Vec::new();
         crate::masked(frame, &mut self.random, &mut bytes);
         self.receive(client, bytes);
@@ -179,7 +189,7 @@ impl Rig {
         self.send(client, &ProduceRequest { ttl: Some(60), payloads, ..Default::default() });
     }
 
-    fn counters(&self) -> &AuthCounters {
+    pub(crate) fn counters(&self) -> &AuthCounters {
         &self.core.counters().auth
     }
 }
@@ -195,15 +205,19 @@ impl Client {
             }
         }
         while let [first, short, rest @ ..] = &self.unparsed[..] {
-            assert!(*short < 126, "the frames of these tests are small");
-            let payload = rest[..usize::from(*short)].to_vec();
+            let (head, length) = match (short, rest) {
+                (126, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+                (short, _) => (2, usize::from(*short)),
+            };
+            assert!(length < 65_536, "the frames of these tests are small");
+            let payload = self.unparsed[head..head + length].to_vec();
             if first & 0x0f == 8 {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
                 self.close = Some((code, String::from_utf8(payload[2..].to_vec()).unwrap()));
             } else if first & 0x0f < 8 {
                 self.data.extend(&payload);
             }
-            self.unparsed.drain(..2 + payload.len());
+            self.unparsed.drain(..head + length);
         }
     }
 
@@ -216,14 +230,14 @@ impl Client {
     }
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let long = Duration::from_secs(3_600);
     let mut settings = Settings { ping_interval: long, idle_timeout: 2 * long, ..Settings::default() };
     settings.policy.reads_tokens = true;
     settings
 }
 
-fn at(second: u64) -> Now {
+pub(crate) fn at(second: u64) -> Now {
     Now::at_ms(second * 1_000 + 1, UNIX + second * 1_000)
 }
 

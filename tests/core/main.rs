@@ -16,6 +16,7 @@ mod scripted;
 #[path = "../common/transcript.rs"]
 mod transcript;
 mod turns;
+mod zaqar;
 
 use std::io::{self, Cursor, Read, Write};
 use std::sync::Arc;
@@ -282,7 +283,7 @@ fn little_is_read_from_a_refused_peer() {
         let mut shard = Shard::new(1);
         assert!(shard.receive_all(b"GET /v2 HTTP/1.1\r\nHost: h\r\n\r\n").is_empty());
         shard.send_all();
-        assert!(shard.read.starts_with(b"HTTP/1.1 404 "));
+        assert!(shard.read.starts_with(b"HTTP/1.1 400 "));
         assert_eq!(
             shard.core.closing(shard.now, shard.id),
             (true, false),

@@ -307,7 +307,7 @@ pub fn handshake(data: &[u8]) {
         }
         assert!(matches!(Handshake::read(&data[..used], &policy), Ok(Some(_))));
     }
-    let request = ClientRequest { host: "h", path: "/", subprotocol: "s", headers: &[] };
+    let request = ClientRequest { host: "h", path: "/", subprotocol: Some("s"), headers: &[] };
     let _ = ClientHandshake::start(&request, &mut Vec::new()).handle(data);
 }
 
@@ -682,7 +682,11 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
             rig.call(|session, cx| session.answer(operation, answer, cx));
         }
         // Without an answer, or not for streaming sessions.
-        Command::Leave { .. } | Command::Manage { .. } | Command::Order { .. } => {}
+        Command::Leave { .. }
+        | Command::Manage { .. }
+        | Command::Order { .. }
+        | Command::Authenticate { .. }
+        | Command::Vouch => {}
         Command::Renew { operation, .. } => {
             let renewed = if fails { Err(Fault::Unverified) } else { Ok(()) };
             rig.call(|session, cx| session.answer(operation, Answer::Renewed(renewed), cx));
@@ -735,6 +739,7 @@ fn answer(rig: &mut Rig, command: Command, step: u8, bag: &mut Bag<'_>) {
                 session.answer(operation, Answer::Fetched { partition, result: fetched }, cx)
             });
         }
+        // A streaming client does not send the last two.
         Command::Cancel { .. } | Command::Report { .. } => {}
     }
 }

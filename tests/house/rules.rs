@@ -49,7 +49,18 @@ pub const ROOMS: &[Room] = &[
     Room { name: "report", may: &["base", "latency", "load"] },
     Room {
         name: "config",
-        may: &["base", "process", "tls", "auth", "latency", "operation", "store", "shard", "control"],
+        may: &[
+            "base",
+            "process",
+            "tls",
+            "access",
+            "auth",
+            "latency",
+            "operation",
+            "store",
+            "shard",
+            "control",
+        ],
     },
     Room {
         name: "cli",
@@ -62,6 +73,7 @@ pub const ROOMS: &[Room] = &[
             "store",
             "shard",
             "tls",
+            "access",
             "auth",
             "control",
             "client",

@@ -107,6 +107,8 @@ fn summary(command: &Command) -> String {
         }
         Command::Order { operation, order } => format!("order {} {order:?}", operation.0),
         Command::Renew { operation, .. } => format!("renew {}", operation.0),
+        Command::Authenticate { operation, .. } => format!("authenticate {}", operation.0),
+        Command::Vouch => "vouch".into(),
         Command::Report { fault, .. } => format!("report {fault}"),
         Command::Cancel { operation, target } => {
             format!("cancel {} {}", operation.0, target.partition.partition)

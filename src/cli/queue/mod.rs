@@ -5,12 +5,14 @@
 //! | here | the commands, and what they print |
 //! | `location` | where the queues are |
 //! | `place` | what can be asked of them |
+//! | `sign` | makes the headers of pre-signed requests |
 //! | `stopped` | a data directory that no server uses |
 //! | `running` | a running server |
 
 pub(super) mod location;
 mod place;
 mod running;
+mod sign;
 mod stopped;
 
 use std::io::Write;
@@ -275,6 +277,9 @@ Exit codes:
         #[command(flatten)]
         form: Form,
     },
+    /// Make the headers of pre-signed requests to the Zaqar API
+    #[command(after_help = sign::HELP)]
+    Sign(sign::SignArgs),
     /// Delete a queue and all of its messages
     #[command(after_help = "\
 The disk space becomes free when the files that hold the messages expire: a
@@ -373,6 +378,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             place.close()?;
             affected(&name, messages, *form, "being moved")
         }
+        Command::Sign(args) => sign::run(args),
         Command::Delete { one } => {
             let (name, mut place) = (one.name()?, one.open()?);
             let is_deleted = place.delete(&name)?;

@@ -17,6 +17,7 @@ use crate::auth::{self, Judge};
 use crate::base::setting::Unworkable;
 use crate::config::load::{Loaded, load};
 use crate::config::reload::{Change, Plan};
+use crate::config::signing;
 use crate::control::{
     AppliedChange, Info, NotReloaded, ReadTokens, ReloadPage, ReloadRequest, Reloaded, Reloads, Tokens,
 };
@@ -60,6 +61,8 @@ struct Prepared {
     certificates: Option<Read>,
     auth: Option<auth::Read>,
     tokens: Option<ReadTokens>,
+    /// Whether the key of pre-signed requests is another one.
+    is_signed_anew: bool,
     /// Why certificates, files of providers or tokens stay as they are.
     kept: Vec<String>,
 }
@@ -122,7 +125,7 @@ impl Reloader {
         if let Some(file) = &file {
             check_not_emptied(file, &self.running, &loaded)?;
         }
-        let plan = Plan::new(&self.running.config, &loaded.config).map_err(refused)?;
+        let mut plan = Plan::new(&self.running.config, &loaded.config).map_err(refused)?;
         let silent = |shard| {
             NotReloaded::Unavailable(format!("shard {shard} did not answer within {ANSWER_TIMEOUT:?}"))
         };
@@ -161,19 +164,35 @@ impl Reloader {
                 None
             }
         };
-        Ok(Prepared { loaded, plan, certificates, auth, tokens, kept })
+        let running = &self.running.config.shard.core.operation.signing_key;
+        match signing::read(&mut plan.config.shard) {
+            Ok(warning) => kept.extend(warning),
+            Err(why) if plan.applied.iter().any(|change| change.key == signing::KEY_FILE) => {
+                return Err(refused(why));
+            }
+            Err(Unworkable(why)) => {
+                tracing::error!(why, "the key of signed requests cannot be read again: the old one stays");
+                plan.config.shard.core.operation.signing_key = running.clone();
+                kept.push(format!("{why}; the server keeps the key that it has"));
+            }
+        }
+        let is_signed_anew = plan.config.shard.core.operation.signing_key != *running;
+        if is_signed_anew {
+            self.shards.check().map_err(silent)?;
+        }
+        Ok(Prepared { loaded, plan, certificates, auth, tokens, is_signed_anew, kept })
     }
 
     /// Puts a reload into effect.
     fn apply(&mut self, prepared: Prepared) -> ReloadPage {
-        let Prepared { loaded, plan, certificates, auth, tokens, kept } = prepared;
+        let Prepared { loaded, plan, certificates, auth, tokens, is_signed_anew, kept } = prepared;
         let Plan { config, applied, needs_restart } = plan;
         let certificates_reloaded = certificates.is_some();
         let mut unconfirmed: BTreeSet<usize> = match (&self.certificates, certificates) {
             (Some(of), Some(read)) => of.apply(read).into_iter().collect(),
             _ => BTreeSet::new(),
         };
-        if !applied.is_empty() {
+        if !applied.is_empty() || is_signed_anew {
             unconfirmed.extend(self.shards.apply(&config.shard));
         }
         if let (Some(judge), Some(read)) = (&self.judge, auth) {

@@ -170,6 +170,7 @@ impl ServerSession {
                 | Answer::Managed { .. }
                 | Answer::Wished(_)
                 | Answer::Deleted(_)
+                | Answer::Authenticated(_)
                 | Answer::Listed { .. }
                 | Answer::Subscriptions { .. },
                 _,

@@ -42,5 +42,5 @@ pub use action::Action;
 pub use answer::Echo;
 pub use document::{Document, Format, Kind, Node};
 pub use request::{Refused, Request};
-pub use session::Session;
+pub use session::{Session, Standing};
 pub use writer::Writer;

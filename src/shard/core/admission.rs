@@ -23,7 +23,9 @@ impl<S: Store<Connections>> Core<S> {
         let Applicant { project, author, .. } = applicant;
         let project = project.unwrap_or_else(|| self.settings.policy.default_project.clone());
         let verdict = match self.tenants.admit(&project, now.mono) {
-            Ok(permit) => Ok(Admitted { permit, project, author, pass: None }),
+            Ok(permit) => {
+                Ok(Admitted { permit: Some(permit), project, author, pass: None, stranger_until: None })
+            }
             Err(fault) => Err(Refusal::new(429, fault.to_string())),
         };
         self.handle_verdict(now, id, verdict);
@@ -84,9 +86,9 @@ mod tests {
 
     fn admitted(core: &Core<Memory<Connections>>) -> Admitted {
         let project = Project::default();
-        let permit = core.tenants.admit(&project, START.mono).unwrap();
+        let permit = Some(core.tenants.admit(&project, START.mono).unwrap());
         let author = Author { client: ClientId::random(), is_known: false };
-        Admitted { permit, project, author, pass: None }
+        Admitted { permit, project, author, pass: None, stranger_until: None }
     }
 
     fn is_full(core: &Core<Memory<Connections>>) -> bool {

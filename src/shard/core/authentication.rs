@@ -15,10 +15,11 @@ use super::applicant::{Admitted, Applicant};
 use super::audit::Audit;
 use super::pass::Pass;
 use super::questions::Questions;
+use super::strangers::Strangers;
 use super::verdicts::Verdicts;
 use super::{Connection, ConnectionId, Connections, Core};
-use crate::access::{Grant, ProjectFault};
-use crate::auth::{Answer, Credential, Denial, Key, Keyer, Question, TOKEN_BYTES_MAX, Verdict, own_client};
+use crate::access::{Grant, ProjectFault, own_client};
+use crate::auth::{Answer, Credential, Denial, Key, Keyer, Question, TOKEN_BYTES_MAX, Verdict};
 use crate::base::clock::Now;
 use crate::base::millis::Millis;
 use crate::base::names::Project;
@@ -58,6 +59,7 @@ pub(super) struct Authentication {
     pub(super) verdicts: Verdicts,
     pub(super) questions: Questions,
     pub(super) audit: Audit,
+    pub(super) strangers: Strangers,
 }
 
 impl<S: Store<Connections>> Core<S> {
@@ -67,6 +69,7 @@ impl<S: Store<Connections>> Core<S> {
             verdicts: Verdicts::new(keyer),
             questions: Questions::default(),
             audit: Audit::default(),
+            strangers: Strangers::default(),
         }));
     }
 
@@ -102,6 +105,9 @@ impl<S: Store<Connections>> Core<S> {
     pub(super) fn identify(&mut self, now: Now, id: ConnectionId, applicant: Applicant) {
         let Some(authentication) = &mut self.authentication else { return };
         let Some(credential) = applicant.credential else {
+            if applicant.may_wait {
+                return self.admit_stranger(now, id, applicant);
+            }
             return self.decide(now, id, Err(Denial::Missing), None);
         };
         if let Credential::Token(token) = &credential
@@ -135,6 +141,8 @@ impl<S: Store<Connections>> Core<S> {
             };
             if let Some(applicant) = self.connections.get(id).and_then(Connection::applicant) {
                 self.identify(now, id, applicant);
+            } else {
+                self.ask_for_login(now, id);
             }
         }
     }
@@ -154,6 +162,8 @@ impl<S: Store<Connections>> Core<S> {
             self.decide(now, id, verdict, Some(key));
         } else if let Some(operation) = connection.pass_mut().and_then(|pass| pass.take_renewal(&key)) {
             self.decide_renewal(now, id, operation, key, verdict);
+        } else {
+            self.decide_login(now, id, key, verdict);
         }
     }
 
@@ -166,6 +176,8 @@ impl<S: Store<Connections>> Core<S> {
         } else if let Some((operation, key)) = connection.pass_mut().and_then(|pass| pass.take_late(now.mono))
         {
             self.decide_renewal(now, id, operation, key, unavailable);
+        } else {
+            self.end_late_login(now, id);
         }
     }
 
@@ -226,6 +238,6 @@ impl<S: Store<Connections>> Core<S> {
         let permit = permit.map_err(|fault| ("limit", Refusal::new(429, fault.to_string())))?;
         let author = Author { client: own_client(&grant.principal, author.client), ..author };
         let pass = key.map(|key| Box::new(Pass::new(grant, key, now)));
-        Ok(Admitted { permit, project, author, pass })
+        Ok(Admitted { permit: Some(permit), project, author, pass, stranger_until: None })
     }
 }

@@ -50,7 +50,7 @@ impl Catalogue {
 
     /// Returns a queue, if it is known.
     pub fn get(&self, name: &FullName) -> Option<QueueInfo> {
-        self.queues.get(name).map(present)
+        self.queues.get(name).filter(|info| !info.policy.has_ended()).map(present)
     }
 
     /// Returns a queue whose home is this shard, if it is known, with its attributes.
@@ -61,15 +61,21 @@ impl Catalogue {
     }
 
     /// Returns the queues of a project whose home is this shard, with their attributes, by name: at most `limit` of those
-    /// behind `after`.
-    pub fn list(&self, project: &Project, after: &str, limit: usize) -> Vec<(QueueName, Attributes)> {
+    /// behind `after` that `is_shown` chooses.
+    pub fn list(
+        &self,
+        project: &Project,
+        after: &str,
+        limit: usize,
+        is_shown: impl Fn(&QueueName) -> bool,
+    ) -> Vec<(QueueName, Attributes)> {
         let Some(names) = self.names.get(project) else { return Vec::new() };
         let with_attributes = |name: &QueueName| {
             let queue = self.describe(&(project.clone(), name.clone()));
             (name.clone(), queue.map(|queue| queue.attributes).unwrap_or_default())
         };
         let behind = (Bound::Excluded(after), Bound::Unbounded);
-        names.range::<str, _>(behind).take(limit).map(with_attributes).collect()
+        names.range::<str, _>(behind).filter(|name| is_shown(name)).take(limit).map(with_attributes).collect()
     }
 
     /// Sets the attributes of a queue whose home is this shard.
@@ -134,6 +140,11 @@ impl Catalogue {
     /// Records a queue. If the name is already known, keeps and returns the known queue.
     pub fn record(&mut self, name: FullName, info: QueueInfo) -> QueueInfo {
         match self.queues.entry(name) {
+            // Its home has deleted the queue, and this shard has not heard of it yet.
+            Entry::Occupied(mut known) if known.get().policy.has_ended() => {
+                known.insert(info.clone());
+                info
+            }
             Entry::Occupied(known) => present(known.get()),
             Entry::Vacant(vacant) => {
                 if info.id.home() == self.shard {
@@ -173,6 +184,28 @@ mod tests {
                 },
             )
             .id
+    }
+
+    #[test]
+    fn a_queue_that_its_home_has_deleted_is_not_known_before_it_is_forgotten() {
+        let mut catalogue = Catalogue::new(3, 2);
+        let name = (Project::parse("p").unwrap(), QueueName::parse("q").unwrap());
+        let info = |number| QueueInfo {
+            id: QueueId::new(1, number),
+            incarnation: number,
+            partitions: 1,
+            hash: 1,
+            signing: Default::default(),
+            policy: Default::default(),
+        };
+        let first = catalogue.record(name.clone(), info(1));
+        assert_eq!(catalogue.record(name.clone(), info(2)).incarnation, 1, "the known one is kept");
+        first.policy.end();
+        assert!(catalogue.get(&name).is_none());
+        assert_eq!(catalogue.record(name.clone(), info(2)).incarnation, 2);
+        assert_eq!(catalogue.get(&name).map(|info| info.incarnation), Some(2));
+        assert!(!catalogue.forget(QueueId::new(1, 1)), "the letter about the first comes late");
+        assert!(catalogue.get(&name).is_some());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::applicant::{Admitted, Applicant};
 use super::deadlines::Armed;
 use super::entry::{self, RefusedHeaders};
 use super::liveness::{Liveness, Look, REFUSED_READ_BYTES, closed_read_bytes};
+use super::login::Login;
 use super::output::{Mark, Output, UNSENT_SLACK_BYTES};
 use super::pass::{Due, Ended, Pass};
 use super::peer::Peer;
@@ -28,7 +29,7 @@ use crate::base::clock::Now;
 use crate::base::error::{Fault, PeerFault};
 use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::QueueName;
-use crate::front::{Cx, Framed, Front, FrontStatus, Handshake};
+use crate::front::{Cx, Framed, Front, FrontStatus, Handshake, Standing};
 use crate::latency::Recorder;
 use crate::operation::{Caller, Command, Regulator, Resources};
 use crate::tls::ClientCertificate;
@@ -113,6 +114,8 @@ pub struct Connection {
     pass: Option<Box<Pass>>,
     /// The credential whose verdict decides about the handshake.
     awaited: Option<Key>,
+    /// The client's token, while an open connection waits for the verdict on it.
+    login: Option<Box<Login>>,
     /// Set when the grant has ended: why, and until when operations may take to end.
     ending: Option<(Ended, Millis)>,
     /// The certificate of the client, if it has one and speaks TLS.
@@ -148,6 +151,7 @@ impl Connection {
             output: Output::new(now),
             pass: None,
             awaited: None,
+            login: None,
             ending: None,
             certificate: None,
             cut_since: None,
@@ -180,7 +184,8 @@ impl Connection {
         let identity = &handshake.identity;
         let certificate = || self.certificate.clone().map(Credential::Certificate);
         let credential = identity.token.clone().map(Credential::Token).or_else(certificate);
-        Some(Applicant { project: identity.project.clone(), author: identity.author, credential })
+        let may_wait = handshake.endpoint.admits_strangers();
+        Some(Applicant { project: identity.project.clone(), author: identity.author, credential, may_wait })
     }
 
     /// Waits for the verdict on a credential.
@@ -201,6 +206,33 @@ impl Connection {
     /// Returns the grant of the client, mutably. `None` also if it has ended.
     pub(super) fn pass_mut(&mut self) -> Option<&mut Pass> {
         self.pass.as_deref_mut().filter(|_| self.ending.is_none())
+    }
+
+    /// Waits for the verdict on a token, on an open connection.
+    pub(super) fn begin_login(&mut self, login: Login) {
+        self.login = Some(Box::new(login));
+    }
+
+    /// Returns the token that waits for its verdict on an open connection.
+    pub(super) fn login_mut(&mut self) -> Option<&mut Login> {
+        self.login.as_deref_mut()
+    }
+
+    /// Ends the wait for the verdict on this token. `None` if it does not wait for it.
+    pub(super) fn take_login(&mut self, key: &Key) -> Option<Login> {
+        self.login.take_if(|login| login.key == *key).map(|login| *login)
+    }
+
+    /// Sets the grant of a client that has authenticated, and its permit unless it keeps the one that it has. Returns whether it
+    /// had authenticated before.
+    pub(super) fn set_pass(&mut self, pass: Pass, permit: Option<Permit>) -> bool {
+        self.permit = permit.or(self.permit.take());
+        self.pass.replace(Box::new(pass)).is_some()
+    }
+
+    /// Returns the permit of the project.
+    pub(super) fn permit(&self) -> Option<&Permit> {
+        self.permit.as_ref()
     }
 
     /// Returns the name of the client, if clients must authenticate.
@@ -372,12 +404,17 @@ impl Connection {
             return self.refuse(&refusal, env);
         }
         let used = handshake.used();
-        let Admitted { permit, project, author, pass } = admitted;
-        let tenant = Some(permit.tenant().clone());
+        let Admitted { permit, project, author, pass, stranger_until } = admitted;
+        let tenant = permit.as_ref().map(|permit| permit.tenant().clone());
         let granted = pass.as_ref().map(|pass| pass.granted());
-        (self.permit, self.pass) = (Some(permit), pass);
+        let standing = match (stranger_until, &pass) {
+            (Some(until), _) => Standing::Stranger(until),
+            (None, Some(_)) => Standing::Known,
+            (None, None) => Standing::Anyone,
+        };
+        (self.permit, self.pass) = (permit, pass);
         let caller = Caller { project, author, tenant, granted };
-        self.phase = Phase::Open(Front::new(handshake.endpoint, caller, env.tenants));
+        self.phase = Phase::Open(Front::new(handshake.endpoint, caller, standing, env.tenants));
         self.liveness.hear(env.now.mono);
         // Bytes after the handshake are processed in a separate call. If that call fails, this answer is
         // already sent.
@@ -520,7 +557,7 @@ impl Connection {
         if let Some((ended, _)) = self.ending
             && !self.status().is_busy
         {
-            self.finish(Some(CloseCode::POLICY), ended.reason(), env);
+            self.finish_ended(ended, env);
         }
         self.resume(env)
     }
@@ -583,6 +620,14 @@ impl Connection {
         } else {
             self.finish(Some(CloseCode::AWAY), DISMISSED, env);
         }
+    }
+
+    /// Closes the connection of a client whose grant has ended.
+    fn finish_ended(&mut self, ended: Ended, env: &mut Env<'_>) {
+        let reason = ended.reason();
+        let farewell = self.front().map(|front| front.farewell_of_ended(reason));
+        let (code, reason) = farewell.unwrap_or((CloseCode::POLICY, reason));
+        self.finish(Some(code), reason, env);
     }
 
     fn finish(&mut self, code: Option<CloseCode>, reason: &'static str, env: &mut Env<'_>) {
@@ -703,6 +748,9 @@ impl Connection {
                     Look::Wait => {}
                 }
                 self.with_front(env, Front::handle_timeout);
+                if let Some((code, reason)) = self.front().and_then(Front::farewell) {
+                    return self.finish(Some(code), reason, env);
+                }
                 self.look_at_pass(env);
             }
             Phase::Introducing(_) | Phase::Handshaking | Phase::Admitting(_) | Phase::Closing => {}
@@ -713,8 +761,12 @@ impl Connection {
     fn look_at_pass(&mut self, env: &mut Env<'_>) {
         if let Some((ended, until)) = self.ending {
             if until <= env.now.mono {
-                self.finish(Some(CloseCode::POLICY), ended.reason(), env);
+                self.finish_ended(ended, env);
             }
+            return;
+        }
+        // As with a renewal, a token that was read before the end of the grant is waited for.
+        if self.login.is_some() {
             return;
         }
         match self.pass.as_deref_mut().map_or(Due::Nothing, |pass| pass.take_due(env.now.mono)) {
@@ -752,18 +804,19 @@ impl Connection {
             Phase::Open(_) => {
                 let silence = self.liveness.look_due(settings);
                 let due = status.next_deadline.map_or(silence, |due| due.min(silence));
-                let due = self
-                    .pass
-                    .as_deref()
-                    .map_or(due, |pass| self.pass_due(pass).map_or(due, |at| at.min(due)));
+                let due = self.pass_due().map_or(due, |at| at.min(due));
                 Some(self.cut_due(settings).map_or(due, |cut| cut.min(due)))
             }
         }
     }
 
     /// Returns when something is due about the grant of the client.
-    fn pass_due(&self, pass: &Pass) -> Option<Millis> {
-        self.ending.map_or_else(|| pass.next_due(), |(_, until)| Some(until))
+    fn pass_due(&self) -> Option<Millis> {
+        match (self.ending, &self.login) {
+            (Some((_, until)), _) => Some(until),
+            (None, Some(login)) => Some(login.until),
+            (None, None) => self.pass.as_deref()?.next_due(),
+        }
     }
 
     /// Returns when the rest of a cut TLS record is late.

@@ -149,8 +149,8 @@ impl<S: Store<Connections>> Core<S> {
 
 const OTHER_PRINCIPAL: PeerFault = PeerFault::Forbidden("the token belongs to another principal");
 
-/// Returns the fault that a refused renewal reports.
-fn fault_of(denial: Denial) -> Fault {
+/// Returns the fault that reports a refused token.
+pub(super) fn fault_of(denial: Denial) -> Fault {
     match denial {
         Denial::Throttled => {
             PeerFault::TooOften("credentials: too many attempts from this address; try again later").into()

@@ -12,6 +12,7 @@
 //! | `entry` | the request that opens a connection; `applicant`, `admission`: its client, and the verdict on it |
 //! | `authentication` | asks who clients are, and admits them; `questions` to the judge; `verdicts` that are `remembered` |
 //! | `grants` | renews and changes the grants of open connections; `audit` logs what happens to clients |
+//! | `strangers` | clients that have not authenticated yet; `login`, `logins`: clients that do so on an open connection |
 //! | `pass` | the grant of a connection, when it ends, and its renewal |
 //! | `liveness` | the silence of a peer: timeouts, pings, and the wait for it to close |
 //! | `output` | the output of a connection: framed bytes, and how many its transport accepted |
@@ -50,6 +51,8 @@ mod entry;
 mod grants;
 mod letter;
 mod liveness;
+mod login;
+mod logins;
 mod orders;
 mod output;
 mod pass;
@@ -66,6 +69,7 @@ mod settings;
 mod shortage;
 mod slab;
 mod snapshot;
+mod strangers;
 mod verdicts;
 mod wishes;
 
@@ -323,6 +327,7 @@ impl<S: Store<Connections>> Core<S> {
     pub fn handle_gone(&mut self, now: Now, id: ConnectionId) {
         self.with(now, id, Connection::abandon);
         self.connections.remove(id);
+        self.forget_stranger(id);
     }
 
     /// Delivers store completions to their connections, and retries what waits for memory.

@@ -3,7 +3,7 @@
 
 use super::{Asking, Connection, ConnectionId, Connections, Core, Letter};
 use crate::base::clock::Now;
-use crate::base::names::{FullName, queue_hash};
+use crate::base::names::{FullName, QueueName, queue_hash};
 use crate::base::queue::home;
 use crate::base::wish::Wish;
 use crate::front::Front;
@@ -38,8 +38,9 @@ impl<S: Store<Connections>> Core<S> {
                 self.wish_of(now, Some(by), name, wish);
             }
             Order::Delete(name) => drop(self.delete_for(now, Some(by), name)),
-            Order::List { project, after, limit } => {
-                let listed = self.catalogue.list(&project, &after, limit);
+            Order::List { project, after, limit, of } => {
+                let is_shown = |name: &QueueName| of.as_ref().is_none_or(|of| of.knows(name.as_str()));
+                let listed = self.catalogue.list(&project, &after, limit, is_shown);
                 let queues =
                     listed.into_iter().map(|(name, attributes)| ListedQueue { name, attributes }).collect();
                 self.answer_order(now, by, Answer::Listed { of: self.shards, queues });

@@ -95,6 +95,11 @@ impl Pass {
         self.grant.expires.is_some()
     }
 
+    /// Returns whether the grant has ended.
+    pub(super) fn has_ended(&self, now: Millis) -> bool {
+        self.ends.is_some_and(|ends| ends <= now)
+    }
+
     /// Returns the grant, and when it ends, for the front.
     pub(super) fn granted(&self) -> Granted {
         Granted { grant: Arc::clone(&self.grant), ends: self.ends }
@@ -117,7 +122,7 @@ impl Pass {
         key: Key,
         now: Millis,
     ) -> Result<(), PeerFault> {
-        if self.ends.is_some_and(|ends| ends <= now) {
+        if self.has_ended(now) {
             return Err(PeerFault::Unauthenticated(Ended::Expired.reason()));
         }
         if self.renewal.is_some() {
@@ -144,7 +149,7 @@ impl Pass {
         if self.renewal.is_some() || self.is_over {
             return Due::Nothing;
         }
-        if self.ends.is_some_and(|ends| ends <= now) {
+        if self.has_ended(now) {
             self.is_over = true;
             return Due::Over;
         }

@@ -38,6 +38,10 @@ impl<S: Store<Connections>> Core<S> {
             }
             Command::Order { operation, order } => return self.order(now, by(operation), order),
             Command::Renew { operation, token } => return self.renew(now, connection, operation, token),
+            Command::Authenticate { operation, token, project } => {
+                return self.log_in(now, connection, operation, token, project);
+            }
+            Command::Vouch => return self.forget_stranger(connection),
             Command::Report { project, queue, fault } => {
                 self.log_forbidden(now, connection, &project, queue.as_ref(), &fault);
                 return self.report(connection, &project, queue.as_ref(), &fault);

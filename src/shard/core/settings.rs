@@ -17,6 +17,13 @@ settings! {
         /// 10.0.0.0/8; unix: all Unix sockets; empty: none. Every host in them can name any client address
         proxy_from: ProxyFrom = ProxyFrom::default(), "proxy_from", Text;
 
+        in Auth, OnReload:
+        /// How long a client of the Zaqar API (/v2) may be connected without having authenticated; beyond: closed with
+        /// 1008
+        auth_timeout: Duration = Duration::from_secs(10), "auth_timeout", Duration(SHORTEST_MS..=LONGEST_MS);
+        /// Connections of one shard whose clients have not authenticated yet, at most 64 of an address; beyond: 429
+        unauthenticated_max: usize = 1024, "unauthenticated_max", Count(0..=1 << 20);
+
         in Store, AtStart:
         /// Partitions of a new queue
         partitions: u16 = 8, "partitions", Count(1..=PARTITIONS_MAX as u64);

@@ -19,8 +19,8 @@ pub struct ClientRequest<'a> {
     pub host: &'a str,
     /// The path and the query.
     pub path: &'a str,
-    /// The subprotocol to offer.
-    pub subprotocol: &'a str,
+    /// The subprotocol to offer, if any.
+    pub subprotocol: Option<&'a str>,
     /// Additional headers, as name and value.
     pub headers: &'a [(&'static str, String)],
 }
@@ -31,9 +31,12 @@ impl ClientHandshake {
         let key = tungstenite::handshake::client::generate_key();
         let mut text = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {}\r\n",
-            request.path, request.host, request.subprotocol
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
+            request.path, request.host
         );
+        if let Some(subprotocol) = request.subprotocol {
+            text.push_str(&format!("Sec-WebSocket-Protocol: {subprotocol}\r\n"));
+        }
         for (name, value) in request.headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }

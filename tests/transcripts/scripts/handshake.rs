@@ -27,6 +27,8 @@ pub fn accepted(script: &mut Script) {
             with("/", "Origin: http://h:9000\r\n"),
             handshake(&format!("/?project_id=acme&client_id={ONE}&token=t"), ""),
             with("/", "X-Auth-Token: t\r\nX-Unknown: 1\r\n"),
+            handshake("/v2", ""),
+            handshake("/v2/queues", "Sec-WebSocket-Protocol: other\r\n"),
         ],
     );
 }
@@ -43,8 +45,6 @@ pub fn refused(script: &mut Script) {
     each(
         script,
         &[
-            handshake("/v2", ""),
-            handshake("/v2/queues", ""),
             b"POST / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
             b"GET / HTTP/1.0\r\nHost: h\r\n\r\n".to_vec(),
             b"nothing of HTTP\r\n\r\n".to_vec(),

@@ -10,7 +10,7 @@ use super::list::Wanted;
 use super::outcome::{Body, Outcome};
 use super::task::{Call, Progress};
 use super::{claims, list, messages, post, queues, subscribed};
-use crate::access::{Right, Tenant};
+use crate::access::{Grant, Right, Tenant};
 use crate::base::claim::View;
 use crate::base::error::PeerFault;
 use crate::base::names::{Project, QueueName};
@@ -74,12 +74,11 @@ pub(super) fn rights<'a>(action: &'a Action<'_>) -> Option<(&'a str, &'static [R
 }
 
 /// Returns the outcome of an action whose queue does not exist.
-pub(super) fn without_queue(action: &Action<'_>) -> Outcome {
-    let checked = check(action);
-    if let Err(outcome) = checked {
+pub(super) fn without_queue(request: &Request<'_>) -> Outcome {
+    if let Err(outcome) = check(request) {
         return outcome;
     }
-    match action {
+    match &request.action {
         Action::QueueGetStats { .. } => queues::no_stats(),
         Action::QueuePurge { .. } => queues::purged(),
         Action::MessageGet { .. } => messages::no_message(),
@@ -93,9 +92,12 @@ pub(super) fn without_queue(action: &Action<'_>) -> Outcome {
 }
 
 /// Checks the ranges of the fields of an action, whether its queue exists or not.
-fn check(action: &Action<'_>) -> Result<(), Outcome> {
-    match action {
-        Action::MessageList { limit, .. } => limits::page(*limit).map(drop),
+fn check(request: &Request<'_>) -> Result<(), Outcome> {
+    match &request.action {
+        Action::MessageList { limit, .. } => {
+            post::client_id(&request.headers.client)?;
+            limits::page(*limit).map(drop)
+        }
         Action::MessageGetMany { messages: ids, .. } => messages::check_count(*ids),
         Action::MessageDeleteMany { messages: ids, pop, .. } => match (ids, pop) {
             (Some(ids), None) => messages::check_count(*ids),
@@ -124,8 +126,13 @@ fn claim_secs(ttl: Option<i64>, grace: Option<i64>, is_new: bool) -> Result<(u32
     Ok((ttl, number("grace", grace, range)?))
 }
 
-/// Begins an action that needs no open queue.
-pub(super) fn without(request: &Request<'_>, project: &Project, call: &mut Call<'_, '_>) -> Progress {
+/// Begins an action that needs no open queue. A list shows the queues of the grant.
+pub(super) fn without(
+    request: &Request<'_>,
+    project: &Project,
+    of: Option<&Arc<Grant>>,
+    call: &mut Call<'_, '_>,
+) -> Progress {
     let named = |queue: &str| QueueName::parse(queue).map(|name| (project.clone(), name));
     match &request.action {
         Action::QueueCreate { queue, metadata } => match named(queue) {
@@ -133,7 +140,7 @@ pub(super) fn without(request: &Request<'_>, project: &Project, call: &mut Call<
             Err(fault) => Progress::Done(bad_name(&fault)),
         },
         Action::QueueList { marker, limit, detailed } => match limits::page(*limit) {
-            Ok(limit) => queues::list(project, marker.as_deref(), limit, *detailed, call),
+            Ok(limit) => queues::list(project, marker.as_deref(), limit, *detailed, of, call),
             Err(outcome) => Progress::Done(outcome),
         },
         Action::QueueGet { queue } => match named(queue) {
@@ -149,7 +156,7 @@ pub(super) fn without(request: &Request<'_>, project: &Project, call: &mut Call<
             _ => Progress::Done(queues::purged()),
         },
         Action::SubscriptionList { queue, marker, limit } => {
-            let page = limit.clone().map_err(Outcome::bad).and_then(limits::page);
+            let page = (*limit).map_err(Outcome::bad).and_then(limits::page);
             match (named(queue), marker, page) {
                 (_, Err(why), _) => Progress::Done(Outcome::bad(*why)),
                 (_, _, Err(outcome)) => Progress::Done(outcome),
@@ -184,7 +191,7 @@ pub(super) fn with(
     turn: u16,
     call: &mut Call<'_, '_>,
 ) -> Progress {
-    if let Err(outcome) = check(&request.action) {
+    if let Err(outcome) = check(request) {
         return Progress::Done(outcome);
     }
     match &request.action {
@@ -230,6 +237,6 @@ pub(super) fn with(
         Action::ClaimDelete { claim, .. } => claims::delete(&queue, claim, call),
         Action::QueueGetStats { .. } => queues::stats(&queue, call),
         Action::QueuePurge { resources, .. } => queues::purge(&queue, resources.subscriptions, call),
-        _ => without(request, &queue.name.0, call),
+        _ => without(request, &queue.name.0, None, call),
     }
 }

@@ -84,7 +84,8 @@ impl Task for Claiming {
                 let life = Life::of(&self.queue.info);
                 let id = life.claim(self.partition, grant.lease).as_str().to_owned();
                 let mut messages = Vec::new();
-                shown_runs(life, self.partition, &grant.runs, Some(&id), false, &mut messages);
+                let claim = Some((&*id, call.resources.now.unix));
+                shown_runs(life, self.partition, &grant.runs, claim, &mut messages);
                 Some(Ok(Outcome::new(201, Body::Claimed(Some(id), messages))))
             }
             Ok(None) if self.left > 0 => {
@@ -173,10 +174,11 @@ impl Task for Using {
         };
         Some(Ok(match (&self.kind, managed) {
             (Kind::Get, Managed::Claim(Some(view))) => {
-                let age = call.resources.now.mono.since(view.since).as_secs();
+                let age = call.resources.now.mono.since(view.since);
+                let claim = Some((&*self.id, call.resources.now.unix.saturating_sub(age)));
                 let mut messages = Vec::new();
-                shown_runs(self.life, self.partition, &view.runs, Some(&self.id), false, &mut messages);
-                Outcome::new(200, Body::Claim(age, view.ttl_secs, messages))
+                shown_runs(self.life, self.partition, &view.runs, claim, &mut messages);
+                Outcome::new(200, Body::Claim(age.as_secs(), view.ttl_secs, messages))
             }
             (Kind::Update, Managed::Renewed(true)) => Outcome::text(204, texts::claim_updated(&self.id)),
             (Kind::Delete, _) => released(&self.id),

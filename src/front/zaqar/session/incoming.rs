@@ -30,15 +30,20 @@ pub(super) enum Taken<'a> {
 }
 
 impl Incoming {
-    /// Takes a piece of a message. Bytes of a whole one are those of the piece, or of this until [`Self::finish`].
+    /// Begins a binary message with its first byte.
+    pub(super) fn begin_with(&mut self, first: u8) {
+        (self.bytes, self.kind) = (vec![first], Some(MessageKind::Binary));
+    }
+
+    /// Takes a piece of a message of at most `max` bytes. Bytes of a whole one are those of the piece, or of this until [`Self::finish`].
     pub(super) fn take<'a>(
         &'a mut self,
         kind: MessageKind,
         piece: &'a [u8],
         fin: bool,
+        max: usize,
         resources: &mut Resources<'_>,
     ) -> Result<Taken<'a>, CloseCode> {
-        let max = resources.settings.zaqar_max_request_bytes;
         if self.bytes.len() + piece.len() > max {
             return Err(CloseCode::TOO_LARGE);
         }
@@ -57,8 +62,19 @@ impl Incoming {
             }
         }
         self.bytes.extend_from_slice(piece);
-        self.due = Some(resources.now.mono + Millis::from(resources.settings.pb_timeout));
+        self.due.get_or_insert(resources.now.mono + Millis::from(resources.settings.pb_timeout));
         Ok(if fin { Taken::Whole(&self.bytes) } else { Taken::Part })
+    }
+
+    /// Takes the last piece back, of `bytes` bytes, because there is no room to handle the request. It is passed in again.
+    pub(super) fn take_back(&mut self, bytes: usize) {
+        self.bytes.truncate(self.bytes.len().saturating_sub(bytes));
+    }
+
+    /// Gives the rest its whole time again, because the server had no room for it.
+    pub(super) fn excuse(&mut self, resources: &Resources<'_>) {
+        let timeout = Millis::from(resources.settings.pb_timeout);
+        self.due = self.due.map(|_| resources.now.mono + timeout);
     }
 
     /// Forgets the pieces, because the request was handled or the connection is closed.

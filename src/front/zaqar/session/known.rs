@@ -43,6 +43,11 @@ impl KnownQueues {
         self.0.insert(0, queue);
     }
 
+    /// Returns a queue by its id, if it is known.
+    pub(super) fn by_id(&self, queue: QueueId) -> Option<&KnownQueue> {
+        self.0.iter().find(|known| known.info.id == queue)
+    }
+
     /// Forgets a queue that was deleted.
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.0.retain(|known| known.info.id != queue);

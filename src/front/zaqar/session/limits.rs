@@ -23,9 +23,10 @@ pub(super) const CLAIM_SECS: RangeInclusive<i64> = 60..=43_200;
 pub(super) const SUBSCRIPTION_TTL_SECS: u32 = 3_600;
 /// The TTLs of subscriptions, in seconds.
 pub(super) const SUBSCRIPTION_SECS: RangeInclusive<i64> = 60..=u32::MAX as i64;
-/// The most subscriptions of a connection. Each may hold one fetch of every partition (`fetch_bytes`), shared with other
-/// readers of the same messages.
+/// The most subscriptions of a connection, and the most partitions of their queues together. The fetches of all of them read
+/// `fetch_bytes`, rounded up to a batch of each partition. The bytes are shared with other readers of the same messages.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 64;
+pub(super) const SUBSCRIBED_PARTITIONS_MAX: usize = 256;
 /// The most bytes of the options of a subscription.
 pub(super) const OPTIONS_BYTES_MAX: usize = 4 << 10;
 /// The partitions of a queue that a request creates without naming a number: one, so that its order is strict.

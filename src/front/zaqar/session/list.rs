@@ -2,7 +2,7 @@
 //!
 //! The partitions of a queue are listed one after the other, each in the order of its offsets. The answer has a marker: the
 //! position in every partition, as the streaming protocol writes it. A list that continues there misses nothing. The id of
-//! a message as marker says: after this message, and after everything in the partitions before its own.
+//! a message as marker says: after this message, in its partition and those behind it.
 
 use super::ids::Life;
 use super::known::KnownQueue;
@@ -43,6 +43,8 @@ struct List {
     partition: usize,
     bytes: usize,
     found: Vec<Shown>,
+    /// Whether the list began behind a message of a later partition. Then nobody knows how far the earlier ones were read.
+    is_partial: bool,
 }
 
 /// Lists messages behind a marker.
@@ -56,7 +58,9 @@ pub(super) fn list(
         // As the official server does with a marker that is none of its own.
         return Progress::Done(Outcome::new(200, Body::Messages(Vec::new(), None)));
     };
-    let list = List { queue, wanted, positions, partition, bytes: FIRST_BYTES, found: Vec::new() };
+    let is_partial = partition > 0;
+    let list =
+        List { queue, wanted, positions, partition, bytes: FIRST_BYTES, found: Vec::new(), is_partial };
     list.fetch(call);
     Progress::Waits(Box::new(list))
 }
@@ -134,15 +138,15 @@ impl List {
             stored: stored.clone(),
             record,
             offset,
-            expires: None,
+            ttl_secs: stored.batch.ttl_secs(),
             claim: None,
             count: None,
         }
     }
 
     fn outcome(&mut self) -> Outcome {
-        let marker = Marker::encode(&self.queue.info, &self.positions);
-        Outcome::new(200, Body::Messages(std::mem::take(&mut self.found), Some(marker)))
+        let marker = (!self.is_partial).then(|| Marker::encode(&self.queue.info, &self.positions));
+        Outcome::new(200, Body::Messages(std::mem::take(&mut self.found), marker))
     }
 }
 

@@ -3,12 +3,13 @@
 use super::ids::Life;
 use super::known::KnownQueue;
 use super::limits::{CLAIM_BYTES, PAGE_MAX};
-use super::outcome::{Body, Outcome, Shown};
+use super::outcome::{Body, Outcome, Shown, ttl_secs};
 use super::task::{Call, Progress, Task};
 use super::{super::action::Texts, CLAIMS_OF};
-use crate::base::claim::Granted;
+use crate::base::claim::{Granted, LeaseId};
 use crate::base::error::StoreFault;
 use crate::base::manage::{Found, Manage, Managed, Only, Removed};
+use crate::base::millis::UnixMillis;
 use crate::base::units::{Offset, Partition};
 use crate::operation::Answer;
 
@@ -34,21 +35,16 @@ fn by_partition(mut messages: Vec<(Partition, Offset)>) -> ByPartition {
 }
 
 /// Reads the ids of a request. Those that are no ids of the queue name nothing.
-fn read_ids(queue: &KnownQueue, ids: Texts<'_>) -> Result<Vec<(Partition, Offset)>, Outcome> {
-    match ids.count_to(PAGE_MAX) {
-        count if (1..=PAGE_MAX).contains(&count) => {
-            let life = Life::of(&queue.info);
-            Ok(ids.iter().filter_map(|id| read(queue, life, &id)).collect())
-        }
-        count => Err(Outcome::bad(format!("message_ids: {count} are not from 1 to {PAGE_MAX}"))),
-    }
+fn read_ids(queue: &KnownQueue, ids: Texts<'_>) -> Vec<(Partition, Offset)> {
+    let life = Life::of(&queue.info);
+    ids.iter().filter_map(|id| read(queue, life, &id)).collect()
 }
 
 fn read(queue: &KnownQueue, life: Life, id: &str) -> Option<(Partition, Offset)> {
     life.read_message(id).filter(|(partition, _)| partition.0 < queue.info.partitions)
 }
 
-/// Checks the number of ids of a request, for a queue that does not exist.
+/// Checks the number of ids of a request.
 pub(super) fn check_count(ids: Texts<'_>) -> Result<(), Outcome> {
     match ids.count_to(PAGE_MAX) {
         count if (1..=PAGE_MAX).contains(&count) => Ok(()),
@@ -78,11 +74,10 @@ pub(super) fn get(queue: &KnownQueue, id: &str, call: &mut Call<'_, '_>) -> Prog
 /// Reads messages. Those that do not exist are left out.
 pub(super) fn get_many(queue: &KnownQueue, ids: Texts<'_>, call: &mut Call<'_, '_>) -> Progress {
     match read_ids(queue, ids) {
-        Ok(messages) if messages.is_empty() => {
+        messages if messages.is_empty() => {
             Progress::Done(Outcome::new(200, Body::Messages(Vec::new(), None)))
         }
-        Ok(messages) => find(queue, messages, false, call),
-        Err(outcome) => Progress::Done(outcome),
+        messages => find(queue, messages, false, call),
     }
 }
 
@@ -123,10 +118,10 @@ impl Task for Reading {
         let mut shown = self.found.drain(..).map(|(partition, found)| Shown {
             life,
             partition,
+            ttl_secs: ttl_secs(&found.stored, found.expires, found.stored.timestamp),
             stored: found.stored,
             record: found.record,
             offset: found.offset,
-            expires: found.expires,
             claim: None,
             count: None,
         });
@@ -146,6 +141,8 @@ struct Deleting {
     left: usize,
     /// Whether one message was named, whose claim counts.
     is_single: bool,
+    /// Whether a claim was named that none of the queue is.
+    is_malformed: bool,
     result: Removed,
     fault: Option<StoreFault>,
 }
@@ -161,28 +158,31 @@ pub(super) fn delete(queue: &KnownQueue, id: &str, claim: Option<&str>, call: &m
     let Some((partition, offset)) = read(queue, life, id) else { return Progress::Done(deleted()) };
     let only = match claim.map(|claim| life.read_claim(claim)) {
         None => Only::Unclaimed,
-        Some(None) => return Progress::Done(Outcome::bad("claim_id: it is no id of a claim of this queue")),
+        // No lease has the number 0.
+        Some(None) => Only::In(CLAIMS_OF, LeaseId(0)),
         Some(Some((of, lease))) if of == partition => Only::In(CLAIMS_OF, lease),
-        // A claim of another partition holds no message of this one. No lease has the number 0.
-        Some(Some(_)) => Only::In(CLAIMS_OF, Default::default()),
+        // A claim of another partition holds no message of this one.
+        Some(Some(_)) => Only::In(CLAIMS_OF, LeaseId(0)),
     };
+    let is_malformed = claim.is_some_and(|claim| life.read_claim(claim).is_none());
     call.manage(queue, partition, Manage::Remove { offsets: vec![offset], only });
-    Progress::Waits(Box::new(Deleting { left: 1, is_single: true, result: Removed::Yes, fault: None }))
+    let result = Removed::Yes;
+    Progress::Waits(Box::new(Deleting { left: 1, is_single: true, is_malformed, result, fault: None }))
 }
 
 /// Deletes messages, claimed or not. Those that do not exist are left out.
 pub(super) fn delete_many(queue: &KnownQueue, ids: Texts<'_>, call: &mut Call<'_, '_>) -> Progress {
-    let messages = match read_ids(queue, ids) {
-        Ok(messages) if messages.is_empty() => return Progress::Done(deleted()),
-        Ok(messages) => messages,
-        Err(outcome) => return Progress::Done(outcome),
-    };
+    let messages = read_ids(queue, ids);
+    if messages.is_empty() {
+        return Progress::Done(deleted());
+    }
     let parts = by_partition(messages);
     let left = parts.len();
     for (partition, offsets) in parts {
         call.manage(queue, partition, Manage::Remove { offsets, only: Only::All });
     }
-    Progress::Waits(Box::new(Deleting { left, is_single: false, result: Removed::Yes, fault: None }))
+    let result = Removed::Yes;
+    Progress::Waits(Box::new(Deleting { left, is_single: false, is_malformed: false, result, fault: None }))
 }
 
 impl Task for Deleting {
@@ -205,6 +205,9 @@ impl Task for Deleting {
             return Some(Err(fault));
         }
         Some(Ok(match self.result {
+            Removed::Claimed | Removed::Unclaimed if self.is_malformed => {
+                Outcome::bad("claim_id: it is no id of a claim of this queue")
+            }
             Removed::Claimed if self.is_single => {
                 Outcome::failed(403, "the message is claimed; only its claim_id allows to delete it")
             }
@@ -250,7 +253,7 @@ impl Task for Popping {
         match result {
             Ok(Managed::Popped(runs)) => {
                 let life = Life::of(&self.queue.info);
-                shown_runs(life, self.partition, &runs, None, true, &mut self.popped);
+                shown_runs(life, self.partition, &runs, None, &mut self.popped);
             }
             Ok(_) => {}
             // What is popped is deleted, so the client must get it.
@@ -267,15 +270,15 @@ impl Task for Popping {
     }
 }
 
-/// Adds the messages of runs.
+/// Adds the messages of runs: those of a claim since some time, or popped ones.
 pub(super) fn shown_runs(
     life: Life,
     partition: Partition,
     runs: &[Granted],
-    claim: Option<&str>,
-    with_count: bool,
+    claim: Option<(&str, UnixMillis)>,
     shown: &mut Vec<Shown>,
 ) {
+    let (claim, since) = claim.unzip();
     for run in runs {
         let (mut record, mut offset) = (run.record, run.offsets.start);
         while offset < run.offsets.end {
@@ -285,10 +288,10 @@ pub(super) fn shown_runs(
                 stored: run.stored.clone(),
                 record,
                 offset,
-                expires: run.expires,
+                ttl_secs: ttl_secs(&run.stored, run.expires, since.unwrap_or(run.stored.timestamp)),
                 claim: claim.map(str::to_owned),
                 // A pop counts too, and is no claim.
-                count: with_count.then(|| run.count.saturating_sub(1)),
+                count: claim.is_none().then(|| run.count.saturating_sub(1)),
             });
             record = run.stored.batch.record_at(record).map_or(usize::MAX, |(next, _)| next);
             offset = offset.saturating_add(1);

@@ -11,7 +11,10 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | here | the requests of a connection, in order |
+//! | `access` | what the client has shown of itself, and what it may do |
 //! | `incoming` | a request that arrives in pieces |
+//! | `order` | which requests may be under way together, and how one begins |
+//! | `opening` | the queue of a request |
 //! | `pending` | a request that is not answered yet |
 //! | `known` | the queues that the connection uses |
 //! | `begin` | begins an action |
@@ -23,6 +26,7 @@
 //! | `ids` | the ids of messages and claims |
 //! | `limits` | the limits of the API |
 
+mod access;
 mod begin;
 mod claims;
 mod ids;
@@ -31,6 +35,8 @@ mod known;
 mod limits;
 mod list;
 mod messages;
+mod opening;
+mod order;
 mod outcome;
 mod pending;
 mod post;
@@ -42,24 +48,23 @@ mod task;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use self::begin::Needs;
+use self::access::Access;
+pub use self::access::Standing;
 use self::incoming::{Incoming, Taken};
-use self::known::{KnownQueue, KnownQueues};
+use self::known::KnownQueues;
 use self::outcome::Outcome;
 use self::pending::{Class, EchoAt, Pending, State};
 use self::subscriptions::{Begun, Subscriptions};
-use self::task::{Call, Progress};
-use super::action::Action;
-use super::document::{Format, Node};
+use self::task::Call;
+use super::document::Format;
 use super::request::Request;
-use super::texts;
 use crate::access::{Right, Tenant, Tenants};
 use crate::base::budget::{Share, Wanted};
-use crate::base::error::{Fault, PeerFault, StoreFault};
+use crate::base::error::{Fault, StatusCode, StoreFault};
 use crate::base::names::{ClientId, FullName, Project, QueueName};
 use crate::base::queue::QueueId;
 use crate::front::{Cx, DrainStep, FrontStatus, Origin};
-use crate::operation::{Answer, Caller, Command, Granted, OperationId, Order, SubscriptionInfo};
+use crate::operation::{Answer, Caller, Command, Granted, OperationId, SubscriptionInfo};
 use crate::ws::{CloseCode, MessageKind};
 
 /// The client that the claims of this API belong to. Who knows the id of a claim may use it, so no other client does.
@@ -68,16 +73,32 @@ const CLAIMS_OF: ClientId = ClientId::of_claims_by_id();
 /// The most requests of a connection that are not answered. Further ones are not read.
 const PENDING_MAX: usize = 64;
 
+/// The bytes of messages in answers that are not written, above which no further request begins.
+const UNWRITTEN_BYTES: usize = 256 << 10;
+
 /// Bytes that a request takes besides its own, and those that it stores.
 const REQUEST_BYTES: usize = 512;
 
 /// The most memory for answers that a connection keeps between two calls.
 const SCRATCH_BYTES: usize = 16 << 10;
 
+/// What ends with a piece of a request.
+enum End {
+    /// Nothing: more must come.
+    None,
+    /// The request, which was handled.
+    Handled,
+    /// Nothing: there is no room for the request, and the piece comes again.
+    TakenBack,
+    /// The connection.
+    Refused(CloseCode),
+}
+
 /// The server's side of a connection.
 #[derive(Debug)]
 pub struct Session {
     caller: Caller,
+    access: Access,
     tenants: Arc<Tenants>,
     /// The project of the last request, and what it uses.
     tenant: Option<(Project, Arc<Tenant>)>,
@@ -87,6 +108,8 @@ pub struct Session {
     subscriptions: Subscriptions,
     /// The number of the last operation.
     last: u32,
+    /// About the memory that the answers hold which are not written.
+    unwritten_bytes: usize,
     wanted: Option<Wanted>,
     close: Option<CloseCode>,
     is_draining: bool,
@@ -98,9 +121,10 @@ pub struct Session {
 
 impl Session {
     /// Creates the session of a caller, whose project is that of requests that name none.
-    pub fn new(caller: Caller, tenants: Arc<Tenants>) -> Self {
+    pub fn new(caller: Caller, standing: Standing, tenants: Arc<Tenants>) -> Self {
         Self {
             caller,
+            access: Access::new(standing),
             tenants,
             tenant: None,
             incoming: Incoming::default(),
@@ -108,12 +132,18 @@ impl Session {
             known: KnownQueues::default(),
             subscriptions: Subscriptions::default(),
             last: 0,
+            unwritten_bytes: 0,
             wanted: None,
             close: None,
             is_draining: false,
             named: None,
             turn: 0,
         }
+    }
+
+    /// Takes the first byte of a binary message whose rest has not arrived.
+    pub fn begin_with(&mut self, first: u8) {
+        self.incoming.begin_with(first);
     }
 
     /// Handles a piece of a message. Returns how many bytes were taken: all or none.
@@ -128,26 +158,33 @@ impl Session {
         if self.is_blocked() {
             return Ok(0);
         }
+        let max = self.access.request_max(cx.resources.settings);
         let mut incoming = std::mem::take(&mut self.incoming);
-        let is_taken = match incoming.take(kind, piece, fin, &mut cx.resources)? {
-            Taken::Part => true,
-            Taken::Blocked(wanted) => {
+        let end = match incoming.take(kind, piece, fin, max, &mut cx.resources) {
+            Ok(Taken::Part) => End::None,
+            Ok(Taken::Blocked(wanted)) => {
                 self.wanted = Some(wanted);
-                false
+                self.incoming = incoming;
+                return Ok(0);
             }
-            Taken::Whole(text) if kind == MessageKind::Text && str::from_utf8(text).is_err() => {
-                return Err(CloseCode::INVALID_UTF8);
+            Ok(Taken::Whole(text)) if kind == MessageKind::Text && str::from_utf8(text).is_err() => {
+                End::Refused(CloseCode::INVALID_UTF8)
             }
-            Taken::Whole(text) => {
-                let is_taken = self.receive(kind, text, cx);
-                if is_taken {
-                    incoming.finish(&mut cx.resources);
-                }
-                is_taken
-            }
+            Ok(Taken::Whole(text)) if self.receive(kind, text, cx) => End::Handled,
+            Ok(Taken::Whole(_)) => End::TakenBack,
+            Err(code) => End::Refused(code),
         };
+        match end {
+            End::None => {}
+            End::Handled | End::Refused(_) => incoming.finish(&mut cx.resources),
+            End::TakenBack => incoming.take_back(piece.len()),
+        }
         self.incoming = incoming;
-        Ok(if is_taken { piece.len() } else { 0 })
+        match end {
+            End::None | End::Handled => Ok(piece.len()),
+            End::TakenBack => Ok(0),
+            End::Refused(code) => Err(code),
+        }
     }
 
     /// Takes a whole request. Returns false if there is no room for it.
@@ -162,9 +199,9 @@ impl Session {
             MessageKind::Text => Format::Json,
             MessageKind::Binary => Format::MessagePack,
         };
-        self.last = self.last.wrapping_add(1);
+        cx.resources.counters.operations += 1;
         let mut pending = Pending {
-            operation: OperationId(self.last),
+            operation: self.next_operation(),
             format,
             text: text.into(),
             echo: EchoAt::default(),
@@ -195,187 +232,32 @@ impl Session {
         true
     }
 
-    /// Returns whether a request of a class may begin behind the first `before` requests.
-    fn may_begin(&self, before: usize, class: Class) -> bool {
-        self.pending.iter().take(before).all(|pending| match pending.state {
-            State::Done(_) => true,
-            State::Running(_) => pending.class == class && class != Class::Alone,
-            State::Waiting | State::Opening(_) | State::Creating(_) | State::Subscribing => false,
-        })
-    }
-
-    /// Begins the requests that wait and may.
-    fn advance(&mut self, cx: &mut Cx<'_>) {
-        let mut index = 0;
-        while index < self.pending.len() {
-            if matches!(self.pending[index].state, State::Waiting) {
-                if !self.may_begin(index, self.pending[index].class) {
-                    return;
-                }
-                self.begin_at(index, cx);
-            }
-            index += 1;
-        }
-    }
-
-    /// Begins a request, or begins it again.
-    fn begin_at(&mut self, index: usize, cx: &mut Cx<'_>) {
-        let Some(mut pending) = self.pending.remove(index) else { return };
-        let text = std::mem::take(&mut pending.text);
-        if let Ok(request) = Request::parse(pending.format, &text) {
-            self.begin(&mut pending, &request, cx);
-        }
-        pending.text = text;
-        self.pending.insert(index, pending);
-    }
-
-    fn begin(&mut self, pending: &mut Pending, request: &Request<'_>, cx: &mut Cx<'_>) {
-        let progress = self.progress(pending, request, cx);
-        cx.resources.counters.operations += 1;
-        match progress {
-            Ok(progress) => self.proceed(pending, progress, cx),
-            Err(state) => pending.state = state,
-        }
-    }
-
-    /// Begins a request. An error is the state of one that does not begin yet.
-    fn progress(
-        &mut self,
-        pending: &mut Pending,
-        request: &Request<'_>,
-        cx: &mut Cx<'_>,
-    ) -> Result<Progress, State> {
-        let done = |outcome| Ok(Progress::Done(outcome));
-        if self.is_draining {
-            return done(Outcome::fault(&Fault::Draining));
-        }
-        let project = match self.project(&request.headers.project) {
-            Ok(project) => project,
-            Err(fault) => return done(Outcome::bad(fault.to_string())),
-        };
-        if let Some(outcome) = self.forbidden(&project, request, cx) {
-            return done(outcome);
-        }
-        let operation = pending.operation;
-        let (name, is_made) = match begin::needs(&request.action) {
-            Needs::Nothing => {
-                let mut reserved = 0;
-                let mut call = Call { operation, resources: &mut cx.resources, reserved: &mut reserved };
-                return Ok(begin::without(request, &project, &mut call));
-            }
-            Needs::Queue(name) => (QueueName::parse(name), false),
-            Needs::MadeQueue(name) => (QueueName::parse(name), true),
-        };
-        let name = match name {
-            Ok(name) => name,
-            Err(fault) if is_made => return done(begin::bad_name(&fault)),
-            Err(_) => return done(begin::without_queue(&request.action)),
-        };
-        let Some(queue) = self.known.get(&project, &name) else {
-            let name = (project, name);
-            let open =
-                Command::Open { operation, name: name.clone(), may_create: false, needs_claims: false };
-            cx.resources.commands.push(open);
-            return Err(State::Opening(name));
-        };
-        pending.queue = Some(queue.info.id);
-        if let Action::SubscriptionCreate { subscriber, ttl, options, .. } = &request.action {
-            return self.subscribe(pending, queue, (subscriber.as_deref(), *ttl, *options), cx);
-        }
-        let tenant = self.tenant(&project, cx);
-        self.turn = self.turn.wrapping_add(1);
-        // The request itself is kept until it is answered.
-        let mut reserved = pending.reserved / 2;
-        let kept = pending.reserved - reserved;
-        let mut call = Call { operation, resources: &mut cx.resources, reserved: &mut reserved };
-        let progress = begin::with(request, queue, &tenant, self.turn, &mut call);
-        pending.reserved = kept + reserved;
-        Ok(progress)
-    }
-
-    /// Begins a subscription of this connection to a queue.
-    fn subscribe(
-        &mut self,
-        pending: &Pending,
-        queue: KnownQueue,
-        (subscriber, ttl, options): (Option<&str>, Option<i64>, Option<Node<'_>>),
-        cx: &mut Cx<'_>,
-    ) -> Result<Progress, State> {
-        let checked = subscribed::check(subscriber, ttl).and_then(|ttl| {
-            let name = queue.name.1.as_str();
-            if self.subscriptions.has(&queue.name) {
-                return Err(Outcome::text(409, texts::subscription_not_created(name)));
-            }
-            if self.subscriptions.is_full() {
-                return Err(subscribed::too_many());
-            }
-            Ok((ttl, subscribed::options(options)?))
-        });
-        let (ttl, options) = match checked {
-            Ok(checked) => checked,
-            Err(outcome) => return Ok(Progress::Done(outcome)),
-        };
-        self.last = self.last.wrapping_add(1);
-        let operation = OperationId(self.last);
-        self.subscriptions.begin(queue, (operation, pending.operation), ttl, options, &mut cx.resources);
-        Err(State::Subscribing)
-    }
-
-    /// Returns the project of a request.
-    fn project(&self, name: &str) -> Result<Project, PeerFault> {
-        match name {
-            "" => Ok(self.caller.project.clone()),
-            name if name == self.caller.project.as_str() => Ok(self.caller.project.clone()),
-            name => match &self.tenant {
-                Some((project, _)) if project.as_str() == name => Ok(project.clone()),
-                _ => Project::parse(name),
-            },
-        }
-    }
-
-    /// Returns what the project uses.
-    fn tenant(&mut self, project: &Project, cx: &Cx<'_>) -> Arc<Tenant> {
-        match &self.tenant {
-            Some((last, tenant)) if last == project => tenant.clone(),
-            _ => {
-                let tenant = self.tenants.get(project, cx.resources.now.mono);
-                self.tenant = Some((project.clone(), tenant.clone()));
-                tenant
+    /// Returns the number of the next operation, which none has that goes on.
+    fn next_operation(&mut self) -> OperationId {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            let next = OperationId(self.last);
+            if self.index_of(next).is_none() && !self.subscriptions.uses(next) {
+                return next;
             }
         }
     }
 
-    /// Returns the outcome of a request that the client's grant does not allow.
-    fn forbidden(&mut self, project: &Project, request: &Request<'_>, cx: &mut Cx<'_>) -> Option<Outcome> {
-        let (queue, rights) = begin::rights(&request.action)?;
-        // What has no valid name exists for nobody.
-        let name = QueueName::parse(queue).ok()?;
-        let caller = Caller { project: project.clone(), ..self.caller.clone() };
-        let right = *rights.first()?;
-        let may = rights.iter().any(|right| caller.may(*right, &name));
-        self.named = Some((name.clone(), right));
-        if may {
-            return None;
+    /// Returns the state of a request that is done.
+    fn done(&mut self, pending: &mut Pending, outcome: Outcome, cx: &mut Cx<'_>) -> State {
+        pending.known_ns = cx.resources.now.mono_ns;
+        self.unwritten_bytes += outcome.held_bytes();
+        if outcome.status >= 400 {
+            cx.resources.counters.failed.add(StatusCode(outcome.status.into()), 1);
         }
-        let fault = Fault::from(PeerFault::Forbidden(right.name()));
-        let report = Command::Report { project: project.clone(), queue: Some(name), fault: fault.clone() };
-        cx.resources.commands.push(report);
-        Some(Outcome::refused(403, fault.to_string()))
-    }
-
-    /// Continues with what a request has come to.
-    fn proceed(&mut self, pending: &mut Pending, progress: Progress, cx: &mut Cx<'_>) {
-        pending.state = match progress {
-            Progress::Waits(task) => State::Running(task),
-            Progress::Done(outcome) => {
-                pending.known_ns = cx.resources.now.mono_ns;
-                State::Done(outcome)
-            }
-        };
+        State::Done(outcome)
     }
 
     /// Handles an answer of the shard.
     pub fn answer(&mut self, operation: OperationId, answer: Answer, cx: &mut Cx<'_>) {
+        if let Answer::Authenticated(result) = &answer {
+            self.handle_authenticated(result, cx);
+        }
         let Some(index) = self.index_of(operation) else {
             return self.answer_subscription(operation, answer, cx);
         };
@@ -415,6 +297,8 @@ impl Session {
         }
         self.pending[index].state = State::Waiting;
         self.end(index, result, cx);
+        // The grant may have changed meanwhile.
+        self.end_forbidden(cx);
         self.advance(cx);
     }
 
@@ -426,73 +310,29 @@ impl Session {
             (Err(StoreFault::Deleted | StoreFault::NoQueue), Some(pending)) if !pending.is_second => {
                 pending.is_second = true;
                 // What the store refused of the operation, it refuses for ever.
-                self.last = self.last.wrapping_add(1);
-                pending.operation = OperationId(self.last);
                 if let Some(queue) = pending.queue.take() {
                     self.known.forget(queue);
                 }
+                let operation = self.next_operation();
+                self.pending[index].operation = operation;
             }
-            (Err(fault), _) => self.finish(index, Outcome::store_fault(fault), cx),
-        }
-    }
-
-    /// Handles that the queue of a request was opened, or not.
-    fn handle_opened(&mut self, index: usize, name: FullName, answer: Answer, cx: &mut Cx<'_>) {
-        let Answer::Opened { result, .. } = answer else { return };
-        match result {
-            Ok(info) => {
-                self.known.add(KnownQueue { name, info });
-                self.begin_at(index, cx);
-            }
-            Err(Fault::Store(StoreFault::NoQueue)) => self.handle_missing(index, name, cx),
-            Err(fault) => self.finish(index, Outcome::fault(&fault), cx),
-        }
-    }
-
-    /// Handles that the queue of a request does not exist.
-    fn handle_missing(&mut self, index: usize, name: FullName, cx: &mut Cx<'_>) {
-        let Some(pending) = self.pending.get_mut(index) else { return };
-        let Ok(request) = Request::parse(pending.format, &pending.text) else { return };
-        if let Needs::MadeQueue(_) = begin::needs(&request.action) {
-            let operation = pending.operation;
-            let order = Order::Make(name.clone(), queues::new_queue());
-            cx.resources.commands.push(Command::Order { operation, order });
-            pending.state = State::Creating(name);
-            return;
-        }
-        if let Action::QueuePurge { .. } = &request.action {
-            // Subscriptions outlive their queue.
-            let mut reserved = 0;
-            let mut call =
-                Call { operation: pending.operation, resources: &mut cx.resources, reserved: &mut reserved };
-            let progress = begin::without(&request, &name.0, &mut call);
-            pending.state = match progress {
-                Progress::Waits(task) => State::Running(task),
-                Progress::Done(outcome) => State::Done(outcome),
-            };
-            return;
-        }
-        let outcome = begin::without_queue(&request.action);
-        self.finish(index, outcome, cx);
-    }
-
-    /// Handles that the queue of a request was created, or not.
-    fn handle_created(&mut self, index: usize, name: FullName, answer: Answer, cx: &mut Cx<'_>) {
-        let Answer::Wished(result) = answer else { return };
-        match result {
-            Ok(created) => {
-                self.known.add(KnownQueue { name, info: created.queue.info });
-                self.begin_at(index, cx);
-            }
-            Err(fault) => self.finish(index, queues::not_granted(&fault), cx),
+            (Err(fault), _) => self.fail(index, fault.into(), cx),
         }
     }
 
     fn finish(&mut self, index: usize, outcome: Outcome, cx: &mut Cx<'_>) {
-        if let Some(pending) = self.pending.get_mut(index) {
-            pending.known_ns = cx.resources.now.mono_ns;
-            pending.state = State::Done(outcome);
+        if let Some(mut pending) = self.pending.remove(index) {
+            pending.state = self.done(&mut pending, outcome, cx);
+            self.pending.insert(index, pending);
         }
+    }
+
+    /// Ends a request with a fault that is not the client's, and reports it.
+    fn fail(&mut self, index: usize, fault: Fault, cx: &mut Cx<'_>) {
+        let (project, queue) = self.names();
+        let (project, queue) = (project.clone(), queue.cloned());
+        cx.resources.commands.push(Command::Report { project, queue, fault: fault.clone() });
+        self.finish(index, Outcome::fault(&fault), cx);
     }
 
     /// Writes the answers that are due.
@@ -518,10 +358,12 @@ impl Session {
                 .data(cx.reply.out, kind, true, scratch.len(), |out| out.extend_from_slice(&scratch));
             cx.framed.close(cx.reply.out.len());
             cx.resources.budget.release(pending.reserved);
+            self.unwritten_bytes -= outcome.held_bytes();
             if scratch.capacity() > SCRATCH_BYTES {
                 scratch = Vec::new();
             }
         }
+        self.advance(cx);
         if !self.subscriptions.is_empty() {
             self.subscriptions.poll_transmit(&mut scratch, cx);
         }
@@ -529,20 +371,24 @@ impl Session {
 
     /// Returns whether no more input can be taken for now.
     pub fn is_blocked(&self) -> bool {
-        self.pending.len() >= PENDING_MAX || self.wanted.is_some()
+        self.pending.len() >= PENDING_MAX || self.wanted.is_some() || self.access.is_blocked()
     }
 
     /// Tries again to take the request that waits for memory.
-    pub fn retry(&mut self, _cx: &mut Cx<'_>) {
+    pub fn retry(&mut self, cx: &mut Cx<'_>) {
         self.wanted = None;
+        self.incoming.excuse(&cx.resources);
     }
 
     /// Handles the deadlines that have passed.
     pub fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
-        if self.incoming.is_late(cx.resources.now) {
+        let is_late = self.wanted.is_none() && self.incoming.is_late(cx.resources.now);
+        if is_late || self.access.is_late(cx.resources.now) {
             self.close = Some(CloseCode::POLICY);
         }
-        self.subscriptions.handle_timeout(&mut cx.resources);
+        let mut subscriptions = std::mem::take(&mut self.subscriptions);
+        subscriptions.handle_timeout(|| self.next_operation(), &mut cx.resources);
+        self.subscriptions = subscriptions;
     }
 
     /// Takes a step of draining: requests that have not begun are refused.
@@ -559,9 +405,14 @@ impl Session {
         self.subscriptions.end_all(&mut cx.resources);
         for pending in self.pending.drain(..) {
             let operation = pending.operation;
-            if let State::Running(mut task) = pending.state {
-                let mut reserved = 0;
-                task.abandon(&mut Call { operation, resources: &mut cx.resources, reserved: &mut reserved });
+            let mut reserved = 0;
+            let mut call = Call { operation, resources: &mut cx.resources, reserved: &mut reserved };
+            match pending.state {
+                State::Running(mut task) => task.abandon(&mut call),
+                State::Done(outcome) => {
+                    outcome.abandon(pending.queue.and_then(|queue| self.known.by_id(queue)), &mut call);
+                }
+                _ => {}
             }
             cx.resources.budget.release(pending.reserved);
         }
@@ -591,28 +442,33 @@ impl Session {
     }
 
     /// Continues with another grant.
-    pub fn handle_grant(&mut self, granted: Granted) {
+    pub fn handle_grant(&mut self, granted: Granted, cx: &mut Cx<'_>) {
         self.caller.granted = Some(granted);
+        self.end_forbidden(cx);
     }
 
     /// Handles that the client's grant has ended.
-    pub fn handle_expired(&mut self) {
-        self.is_draining = true;
+    pub fn handle_expired(&mut self, cx: &mut Cx<'_>) {
+        self.access.end();
+        self.subscriptions.end_all(&mut cx.resources);
+        self.advance(cx);
     }
 
     /// Returns what the connection must know.
     pub fn status(&self) -> FrontStatus {
         let is_busy = !self.pending.is_empty();
+        // An answer that is ready waits for the client, which must read.
+        let is_ready = matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. }));
+        let incoming = self.incoming.due().filter(|_| self.wanted.is_none());
         FrontStatus {
             wanted: self.wanted,
             close: self.close,
             is_busy,
-            is_producing: is_busy,
-            waits_for_us: is_busy || self.wanted.is_some(),
-            is_consuming: !self.subscriptions.is_empty(),
-            goes_on: self.subscriptions.goes_on()
-                || matches!(self.pending.front(), Some(Pending { state: State::Done(_), .. })),
-            next_deadline: [self.incoming.due(), self.subscriptions.next_deadline()]
+            is_producing: is_busy && !is_ready,
+            waits_for_us: is_busy && !is_ready || self.wanted.is_some(),
+            is_consuming: is_ready || !self.subscriptions.is_empty(),
+            goes_on: is_ready || self.subscriptions.goes_on(),
+            next_deadline: [incoming, self.access.due(), self.subscriptions.next_deadline()]
                 .into_iter()
                 .flatten()
                 .min(),

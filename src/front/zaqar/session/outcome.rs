@@ -7,12 +7,15 @@ use super::super::answer::{self, Echo};
 use super::super::document::{Document, Format};
 use super::super::writer::Writer;
 use super::super::{body, texts};
+use super::CLAIMS_OF;
 use super::ids::Life;
+use super::known::KnownQueue;
+use super::task::Call;
 use crate::base::attributes::Attributes;
 use crate::base::batch::StoredBatch;
 use crate::base::clock::{Now, rfc3339};
 use crate::base::error::{Fault, StoreFault};
-use crate::base::manage::Stored;
+use crate::base::manage::{Manage, Stored};
 use crate::base::millis::UnixMillis;
 use crate::base::names::QueueName;
 use crate::base::units::{Offset, Partition};
@@ -34,6 +37,8 @@ pub(super) enum Body {
     Nothing,
     /// Text.
     Text(String),
+    /// `{"message": …}`.
+    Said(&'static str),
     /// `{"error": …}`: refused before the action began.
     Error(Cow<'static, str>),
     /// `{"exception": …, "error": …}`: the action failed.
@@ -87,8 +92,8 @@ pub(super) struct Shown {
     pub(super) record: usize,
     /// Its offset.
     pub(super) offset: Offset,
-    /// When it expires, if a claim has prolonged its life.
-    pub(super) expires: Option<UnixMillis>,
+    /// Its TTL, in seconds.
+    pub(super) ttl_secs: u32,
     /// The claim that it is shown with.
     pub(super) claim: Option<String>,
     /// How often it was claimed, if that is shown.
@@ -132,6 +137,29 @@ impl Outcome {
         Self::fault(&fault.into())
     }
 
+    /// Returns about how many bytes of messages it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        match &self.body {
+            Body::Messages(messages, _) | Body::Claimed(_, messages) | Body::Claim(_, _, messages) => {
+                let bytes = |one: &Shown| one.stored.batch.stored_bytes();
+                let is_first = |at: usize| {
+                    at == 0 || messages[at - 1].stored.base_offset != messages[at].stored.base_offset
+                };
+                messages.iter().enumerate().filter(|(at, _)| is_first(*at)).map(|(_, one)| bytes(one)).sum()
+            }
+            Body::Message(message) => message.stored.batch.stored_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Takes back what nobody has seen, because the answer is not written and the connection is closed.
+    pub(super) fn abandon(&self, queue: Option<&KnownQueue>, call: &mut Call<'_, '_>) {
+        let (Body::Claimed(Some(id), _), Some(queue)) = (&self.body, queue) else { return };
+        if let Some((partition, lease)) = Life::of(&queue.info).read_claim(id) {
+            call.manage(queue, partition, Manage::Release(CLAIMS_OF, lease));
+        }
+    }
+
     /// Appends the answer.
     pub(super) fn write(&self, format: Format, echo: &Echo<'_>, now: Now, out: &mut Vec<u8>) {
         answer::answer(format, echo, self.status, out, |writer| self.body.write(now, writer));
@@ -144,6 +172,10 @@ impl Body {
         match self {
             Self::Nothing => writer.map(0, |_| ()),
             Self::Text(text) => writer.text(text),
+            Self::Said(message) => writer.map(1, |writer| {
+                writer.key("message");
+                writer.text(message);
+            }),
             Self::Error(error) => writer.map(1, |writer| {
                 writer.key("error");
                 writer.text(error);
@@ -293,13 +325,16 @@ fn write_stats(stats: Option<&QueueStats>, unix: UnixMillis, writer: &mut Writer
     });
 }
 
+/// Returns the TTL of a message, in seconds. If a claim has made it live longer, its life counts from `since` on.
+pub(super) fn ttl_secs(stored: &StoredBatch, expires: Option<UnixMillis>, since: UnixMillis) -> u32 {
+    expires.map_or(stored.batch.ttl_secs(), |expires| expires.since(since).as_secs_up())
+}
+
 impl Shown {
     fn write(&self, unix: UnixMillis, writer: &mut Writer<'_>) {
-        let Self { life, partition, stored, record, offset, expires, claim, count } = self;
+        let Self { life, partition, stored, record, offset, ttl_secs, claim, count } = self;
         let record = stored.batch.record_at(*record).map(|(_, record)| record).unwrap_or_default();
         let age = stored.age_secs(unix);
-        // A claim that prolongs the life counts the new TTL from itself on, not from the post.
-        let ttl = expires.map_or(stored.batch.ttl_secs(), |expires| expires.since(unix).as_secs_up());
         writer.map(5 + usize::from(count.is_some()), |writer| {
             writer.key("id");
             writer.text(life.message(*partition, *offset).as_str());
@@ -309,7 +344,7 @@ impl Shown {
                 None => writer.null(),
             }
             writer.key("ttl");
-            writer.integer(ttl);
+            writer.integer(*ttl_secs);
             writer.key("age");
             writer.integer(age);
             writer.key("body");

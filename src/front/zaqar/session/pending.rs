@@ -107,6 +107,16 @@ impl EchoAt {
 }
 
 impl Class {
+    /// Returns how many requests of the class may be under way. Each of those that return messages may hold 4 MiB of them.
+    pub(super) fn running_max(self) -> usize {
+        match self {
+            Self::Post | Self::Delete => usize::MAX,
+            Self::Claim => 16,
+            Self::Read => 8,
+            Self::Alone => 1,
+        }
+    }
+
     /// Returns the class of an action.
     pub(super) fn of(action: &Action<'_>) -> Self {
         match action {

@@ -1,6 +1,7 @@
 //! `message_post`.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -50,7 +51,7 @@ pub(super) fn post(
     queue: &KnownQueue,
     messages: Messages<'_>,
     client: &str,
-    tenant: &std::sync::Arc<Tenant>,
+    tenant: &Arc<Tenant>,
     call: &mut Call<'_, '_>,
 ) -> Progress {
     match batches(queue, messages, client, call).and_then(|batches| admit(queue, batches, tenant, call)) {
@@ -115,10 +116,13 @@ fn batches(
         if let Some(builder) = open.take_if(|builder| builder.ttl_secs() != ttl) {
             batches.push(builder.close());
         }
-        let capacity = messages.node().raw().len() + messages.node().raw().len() / 2;
-        let builder =
-            open.get_or_insert_with(|| BatchBuilder::new(client, ttl, capacity).with_shape(Shape::Headers));
-        (payload.clear(), headers.clear());
+        let builder = open.get_or_insert_with(|| {
+            // Most posts are one batch. The others begin small.
+            let capacity = if batches.is_empty() { messages.node().raw().len() * 3 / 2 } else { 0 };
+            BatchBuilder::new(client, ttl, capacity).with_shape(Shape::Headers)
+        });
+        payload.clear();
+        headers.clear();
         body::store(message.body, settings.max_headers_bytes, &mut payload, &mut headers)
             .map_err(|fault| Outcome::bad(fault.to_string()))?;
         if payload.len() > settings.max_payload_bytes {
@@ -140,18 +144,15 @@ type Admitted = (Vec<Batch>, Option<StorageShare>, Option<HeldShare>);
 fn admit(
     queue: &KnownQueue,
     batches: Vec<Batch>,
-    tenant: &std::sync::Arc<Tenant>,
+    tenant: &Arc<Tenant>,
     call: &mut Call<'_, '_>,
 ) -> Result<Admitted, Outcome> {
     let now = call.resources.now;
     let messages: u64 = batches.iter().map(|batch| u64::from(batch.count())).sum();
     let bytes: u64 = batches.iter().map(|batch| batch.stored_bytes() as u64).sum();
     let peer = |fault: PeerFault| Outcome::fault(&fault.into());
-    if tenant.has_rates() {
-        if tenant.is_over(now.mono) {
-            return Err(peer(PeerFault::OverRate { sent: MsgNum::ZERO, rates: tenant.rates() }));
-        }
-        tenant.pay(now.mono, messages, bytes);
+    if tenant.has_rates() && tenant.is_over(now.mono) {
+        return Err(peer(PeerFault::OverRate { sent: MsgNum::ZERO, rates: tenant.rates() }));
     }
     let mut share = tenant.share();
     if let Some(Err(limit)) = share.as_mut().map(|share| share.try_add(bytes)) {
@@ -177,6 +178,7 @@ fn admit(
         share.set(more);
         held = Some(share);
     }
+    tenant.pay(now.mono, messages, bytes);
     call.resources.counters.received += messages;
     call.resources.counters.received_bytes += bytes;
     Ok((batches, share, held))

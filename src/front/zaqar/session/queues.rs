@@ -1,5 +1,7 @@
 //! `queue_create`, `queue_list`, `queue_get`, `queue_delete`, `queue_get_stats`, `queue_purge`.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 use super::super::action::Unchecked;
@@ -10,6 +12,7 @@ use super::known::KnownQueue;
 use super::limits::PARTITIONS;
 use super::outcome::{Body, Outcome, QueueStats};
 use super::task::{Call, Progress, Task};
+use crate::access::Grant;
 use crate::base::attributes::{self, Attributes};
 use crate::base::error::{Fault, StoreFault};
 use crate::base::manage::{Manage, Managed, PartitionStats};
@@ -129,9 +132,11 @@ pub(super) fn list(
     marker: Option<&str>,
     limit: usize,
     detailed: bool,
+    of: Option<&Arc<Grant>>,
     call: &mut Call<'_, '_>,
 ) -> Progress {
-    call.order(Order::List { project: project.clone(), after: marker.unwrap_or_default().into(), limit });
+    let (project, after, of) = (project.clone(), marker.unwrap_or_default().into(), of.cloned());
+    call.order(Order::List { project, after, limit, of });
     Progress::Waits(Box::new(Listing { limit, detailed, parts: 0, queues: Vec::new() }))
 }
 

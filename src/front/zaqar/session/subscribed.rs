@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::super::document::Node;
 use super::super::texts;
-use super::limits::{OPTIONS_BYTES_MAX, SUBSCRIPTION_SECS, SUBSCRIPTION_TTL_SECS, SUBSCRIPTIONS_MAX, number};
+use super::limits::{
+    OPTIONS_BYTES_MAX, SUBSCRIBED_PARTITIONS_MAX, SUBSCRIPTION_SECS, SUBSCRIPTION_TTL_SECS,
+    SUBSCRIPTIONS_MAX, number,
+};
 use super::outcome::{Body, Outcome};
 use super::task::{Call, Progress, Task};
 use crate::base::error::StoreFault;
@@ -35,7 +38,12 @@ const OTHER_SUBSCRIBER: &str = "this server notifies only WebSocket connections:
 
 /// The answer to a subscription too many.
 pub(super) fn too_many() -> Outcome {
-    Outcome::failed(429, format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions"))
+    Outcome::failed(
+        429,
+        format!(
+            "a connection has at most {SUBSCRIPTIONS_MAX} subscriptions, to queues with {SUBSCRIBED_PARTITIONS_MAX} partitions together"
+        ),
+    )
 }
 
 /// Returns the options of a new subscription as JSON text.

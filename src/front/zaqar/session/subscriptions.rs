@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::super::answer;
 use super::super::document::Format;
 use super::known::KnownQueue;
-use super::limits::SUBSCRIPTIONS_MAX;
+use super::limits::{SUBSCRIBED_PARTITIONS_MAX, SUBSCRIPTIONS_MAX};
 use crate::base::batch::Fetched;
 use crate::base::claim::View;
 use crate::base::clock::Now;
@@ -86,9 +86,19 @@ impl Subscriptions {
         self.all.iter().any(|one| one.queue.name == *name)
     }
 
-    /// Returns whether there may be no further one.
-    pub(super) fn is_full(&self) -> bool {
-        self.all.len() >= SUBSCRIPTIONS_MAX
+    /// Returns whether there may be no further one to this queue.
+    pub(super) fn is_full_for(&self, queue: &KnownQueue) -> bool {
+        let partitions = self.cursors() + usize::from(queue.info.partitions);
+        self.all.len() >= SUBSCRIPTIONS_MAX || partitions > SUBSCRIBED_PARTITIONS_MAX
+    }
+
+    fn cursors(&self) -> usize {
+        self.all.iter().map(|one| one.cursors.len()).sum()
+    }
+
+    /// Returns whether an operation is one of them.
+    pub(super) fn uses(&self, operation: OperationId) -> bool {
+        self.all.iter().any(|one| one.operation == operation)
     }
 
     /// Returns whether there is none.
@@ -196,13 +206,14 @@ impl Subscriptions {
     /// Writes notifications while there is room, and fetches more.
     pub(super) fn poll_transmit(&mut self, scratch: &mut Vec<u8>, cx: &mut Cx<'_>) {
         let format = self.format.unwrap_or(Format::Json);
+        let bytes_max = cx.resources.settings.fetch_bytes / self.cursors().max(1);
         for one in &mut self.all {
             if one.begins_for.is_some() || one.look_due.is_some() {
                 continue;
             }
             for index in 0..one.cursors.len() {
                 while cx.has_room() && one.tell(index, format, scratch, cx) {}
-                one.fetch(index, &mut cx.resources);
+                one.fetch(index, bytes_max, &mut cx.resources);
             }
         }
     }
@@ -215,16 +226,23 @@ impl Subscriptions {
     }
 
     /// Handles the passing of time: ends those whose time is over, and looks for queues that were deleted.
-    pub(super) fn handle_timeout(&mut self, resources: &mut Resources<'_>) {
+    pub(super) fn handle_timeout(
+        &mut self,
+        mut next_operation: impl FnMut() -> OperationId,
+        resources: &mut Resources<'_>,
+    ) {
         let now = resources.now.mono;
-        self.end_if(resources, |one| one.ends <= now);
+        // One that has not begun ends when its request is answered.
+        self.end_if(resources, |one| one.ends <= now && one.begins_for.is_none());
         for one in &mut self.all {
-            if !one.look_due.is_some_and(|due| due <= now) {
+            if one.look_due.is_none_or(|due| due > now) {
                 continue;
             }
             one.look_due = None;
             if one.cursors.is_empty() {
                 one.look_due = Some(now + LOOK_EVERY);
+                // What is still answered is about the queue that was deleted.
+                one.operation = next_operation();
                 let (operation, name) = (one.operation, one.queue.name.clone());
                 let open = Command::Open { operation, name, may_create: false, needs_claims: false };
                 resources.commands.push(open);
@@ -234,7 +252,8 @@ impl Subscriptions {
 
     /// Returns when [`Self::handle_timeout`] has something to do.
     pub(super) fn next_deadline(&self) -> Option<Millis> {
-        self.all.iter().map(|one| one.look_due.map_or(one.ends, |due| due.min(one.ends))).min()
+        let begun = self.all.iter().filter(|one| one.begins_for.is_none());
+        begun.map(|one| one.look_due.map_or(one.ends, |due| due.min(one.ends))).min()
     }
 
     /// Returns whether one reads this queue.
@@ -264,6 +283,11 @@ impl Subscriptions {
         self.end_if(resources, |one| {
             one.queue.name == *name && one.begins_for.is_none() && id.is_none_or(|id| id == &*one.info.id)
         });
+    }
+
+    /// Ends those that have begun to queues that are not allowed.
+    pub(super) fn end_forbidden(&mut self, may: impl Fn(&FullName) -> bool, resources: &mut Resources<'_>) {
+        self.end_if(resources, |one| one.begins_for.is_none() && !may(&one.queue.name));
     }
 
     /// Ends all.
@@ -334,7 +358,7 @@ impl Subscription {
     }
 
     /// Fetches the next messages of a partition, once all before them are told.
-    fn fetch(&mut self, index: usize, resources: &mut Resources<'_>) {
+    fn fetch(&mut self, index: usize, bytes_max: usize, resources: &mut Resources<'_>) {
         let Some(cursor) = self.cursors.get_mut(index) else { return };
         let (Some(from), false) = (cursor.next, cursor.is_fetching) else { return };
         if cursor.batch < cursor.fetched.batches.len() {
@@ -343,7 +367,6 @@ impl Subscription {
         cursor.fetched = Fetched::default();
         cursor.is_fetching = true;
         let (operation, target) = (self.operation, self.queue.target(cursor.partition));
-        let bytes_max = resources.settings.fetch_bytes;
         let (exclude, view, wait) = (None, View::Live, true);
         resources.commands.push(Command::Fetch { operation, target, from, bytes_max, exclude, view, wait });
     }
