@@ -109,6 +109,13 @@ impl Task for Claiming {
     }
 }
 
+/// Ends a claim that nobody has heard of.
+pub(super) fn give_back(queue: &KnownQueue, id: &str, call: &mut Call<'_, '_>) {
+    if let Some((partition, lease)) = read(queue, id) {
+        call.manage(queue, partition, Manage::Release(CLAIMS_OF, lease));
+    }
+}
+
 /// What is done with a claim that exists.
 #[derive(Debug)]
 enum Kind {

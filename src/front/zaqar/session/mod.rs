@@ -410,7 +410,10 @@ impl Session {
             match pending.state {
                 State::Running(mut task) => task.abandon(&mut call),
                 State::Done(outcome) => {
-                    outcome.abandon(pending.queue.and_then(|queue| self.known.by_id(queue)), &mut call);
+                    let queue = pending.queue.and_then(|queue| self.known.by_id(queue));
+                    if let (Some(queue), Some(id)) = (queue, outcome.new_claim()) {
+                        claims::give_back(queue, id, &mut call);
+                    }
                 }
                 _ => {}
             }

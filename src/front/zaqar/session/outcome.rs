@@ -7,15 +7,12 @@ use super::super::answer::{self, Echo};
 use super::super::document::{Document, Format};
 use super::super::writer::Writer;
 use super::super::{body, texts};
-use super::CLAIMS_OF;
 use super::ids::Life;
-use super::known::KnownQueue;
-use super::task::Call;
 use crate::base::attributes::Attributes;
 use crate::base::batch::StoredBatch;
 use crate::base::clock::{Now, rfc3339};
 use crate::base::error::{Fault, StoreFault};
-use crate::base::manage::{Manage, Stored};
+use crate::base::manage::Stored;
 use crate::base::millis::UnixMillis;
 use crate::base::names::QueueName;
 use crate::base::units::{Offset, Partition};
@@ -152,11 +149,11 @@ impl Outcome {
         }
     }
 
-    /// Takes back what nobody has seen, because the answer is not written and the connection is closed.
-    pub(super) fn abandon(&self, queue: Option<&KnownQueue>, call: &mut Call<'_, '_>) {
-        let (Body::Claimed(Some(id), _), Some(queue)) = (&self.body, queue) else { return };
-        if let Some((partition, lease)) = Life::of(&queue.info).read_claim(id) {
-            call.manage(queue, partition, Manage::Release(CLAIMS_OF, lease));
+    /// Returns the id of the claim that it tells of for the first time.
+    pub(super) fn new_claim(&self) -> Option<&str> {
+        match &self.body {
+            Body::Claimed(id, _) => id.as_deref(),
+            _ => None,
         }
     }
 
