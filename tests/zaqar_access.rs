@@ -188,6 +188,18 @@ fn a_stranger_gets_400_or_403_until_it_authenticates() {
 }
 
 #[test]
+fn who_has_a_grant_cannot_guess_for_another_one_either() {
+    let guarded = Guarded::start("guess", &[("app", "shop all:*"), ("other", "shop all:*")], &[]);
+    let mut client = Zaqar::of(&guarded.server, "app", "shop");
+    assert_eq!(client.authenticate(&token("nobody"), "shop").0, 401);
+    assert_eq!(client.authenticate(&token("other"), "shop").0, 200, "a few attempts are free");
+    let guesses = (0..30).map(|number| client.authenticate(&token(&format!("guess-{number}")), "shop").0);
+    let statuses: Vec<u64> = guesses.collect();
+    assert_eq!((statuses[0], statuses[29]), (401, 429), "{statuses:?}");
+    assert_eq!(client.post("shop", "q").0, 201, "the grant stays");
+}
+
+#[test]
 fn requests_sent_behind_the_token_wait_for_it() {
     let guarded = Guarded::start("pipelined", &[("app", "shop all:*")], &[]);
     let mut client = Zaqar::stranger(&guarded.server);

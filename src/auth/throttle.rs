@@ -36,7 +36,9 @@ impl Throttle {
     pub fn count(&mut self, now: Millis, address: IpAddr) {
         let address = counted(address);
         let before = self.paid.get(&address).copied();
-        let paid = before.unwrap_or_default().max(now) + PACE;
+        // Whatever was tried, the address has its turn again soon.
+        let paid =
+            (before.unwrap_or_default().max(now) + PACE).min(now + Millis::new(2 * BURST * PACE.get()));
         if let Some(before) = before {
             self.by_time.remove(&(before, address));
         }

@@ -116,6 +116,8 @@ pub struct Connection {
     awaited: Option<Key>,
     /// The client's token, while an open connection waits for the verdict on it.
     login: Option<Box<Login>>,
+    /// How many logins were refused since the last that was not.
+    pub(super) refused_logins: u8,
     /// Set when the grant has ended: why, and until when operations may take to end.
     ending: Option<(Ended, Millis)>,
     /// The certificate of the client, if it has one and speaks TLS.
@@ -152,6 +154,7 @@ impl Connection {
             pass: None,
             awaited: None,
             login: None,
+            refused_logins: 0,
             ending: None,
             certificate: None,
             cut_since: None,
@@ -227,6 +230,7 @@ impl Connection {
     /// had authenticated before.
     pub(super) fn set_pass(&mut self, pass: Pass, permit: Option<Permit>) -> bool {
         self.permit = permit.or(self.permit.take());
+        self.refused_logins = 0;
         self.pass.replace(Box::new(pass)).is_some()
     }
 

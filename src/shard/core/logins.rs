@@ -22,6 +22,9 @@ use crate::ws::handshake::Refusal;
 /// How long the verdict on a token may take, also beyond the end of the grant in force.
 const LOGIN_MAX: Millis = Millis::new(10_000);
 
+/// The refused logins of a client with a grant after which its further ones are throttled like those of a stranger.
+const UNTHROTTLED_MAX: u8 = 3;
+
 impl<S: Store<Connections>> Core<S> {
     /// Admits a client without a credential, which may authenticate later.
     pub(super) fn admit_stranger(&mut self, now: Now, id: ConnectionId, applicant: Applicant) {
@@ -87,7 +90,8 @@ impl<S: Store<Connections>> Core<S> {
             return;
         };
         let (shard, tag, address) = (self.shard, id.as_u64(), connection.peer().address());
-        let is_renewal = connection.pass().is_some();
+        // As a renewal, it is not throttled. Guessing is.
+        let is_renewal = connection.pass().is_some() && connection.refused_logins < UNTHROTTLED_MAX;
         let Some(login) = connection.login_mut() else { return };
         let key = login.key;
         let Some(credential) = login.credential.take() else { return };
@@ -113,7 +117,12 @@ impl<S: Store<Connections>> Core<S> {
             Ok(grant) if grant.expires.is_some_and(|expires| expires <= now.unix) => Err(Denial::Expired),
             verdict => verdict,
         };
+        let is_over = self
+            .connections
+            .get_mut(id)
+            .is_some_and(|connection| connection.pass().is_some() && connection.pass_mut().is_none());
         let admitted = match grant {
+            Ok(_) if is_over => Err((Denial::Expired.name(), fault_of(Denial::Expired))),
             Ok(grant) => {
                 self.admit_login(now, id, &grant, project.as_ref()).map(|admitted| (grant, admitted))
             }
@@ -178,6 +187,9 @@ impl<S: Store<Connections>> Core<S> {
         fault: Fault,
     ) {
         *self.counters.auth.refused.entry(reason).or_default() += 1;
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.refused_logins = connection.refused_logins.saturating_add(1);
+        }
         self.log_verdict(now, id, "authenticate", reason, ("", "", ""));
         self.answer_login(now, id, operation, Err(fault));
     }

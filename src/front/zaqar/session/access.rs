@@ -16,7 +16,7 @@ use crate::access::{Permission, Right, own_client};
 use crate::base::attributes::DEAD_QUEUE;
 use crate::base::clock::{Now, read_iso8601};
 use crate::base::error::{Fault, PeerFault, StoreFault};
-use crate::base::millis::Millis;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::secret::Secret;
 use crate::front::Cx;
@@ -28,6 +28,9 @@ const STRANGER_BYTES: usize = 32 << 10;
 
 /// The reason of the Close of a stranger that does not authenticate in time.
 const TOO_LATE: &str = "not authenticated within auth_timeout";
+
+/// The most paths, and the most methods, of a signature.
+const SIGNED_PARTS_MAX: usize = 16;
 
 /// The principal that Client-IDs of signed requests belong to.
 const SIGNED: &str = "signature";
@@ -72,9 +75,14 @@ impl Access {
         }
     }
 
+    /// Returns whether the access has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.standing == Standing::Over
+    }
+
     /// Returns whether no request is read now.
     pub(super) fn is_blocked(&self) -> bool {
-        self.is_asking || self.standing == Standing::Over
+        self.is_asking || self.is_over()
     }
 
     /// Returns when the client must have authenticated.
@@ -117,6 +125,11 @@ impl Session {
         match self.access.standing {
             Standing::Anyone => return Progress::Done(authenticated()),
             Standing::Over => return Progress::Done(Outcome::refused(401, texts::AUTHENTICATION_FAILED)),
+            // Otherwise one token after another would put the end off.
+            Standing::Stranger(until) if until <= cx.resources.now.mono => {
+                self.access.was_late = true;
+                return Progress::Done(Outcome::refused(401, texts::AUTHENTICATION_FAILED));
+            }
             Standing::Stranger(_) | Standing::Known => {}
         }
         let token = Secret::new(request.headers.token.as_deref().unwrap_or_default());
@@ -154,6 +167,11 @@ impl Session {
     /// Returns the project of a request. An error is the outcome of one that the client may not make there.
     pub(super) fn enter(&mut self, request: &Request<'_>, cx: &mut Cx<'_>) -> Result<Project, Outcome> {
         let named = self.project(&request.headers.project);
+        let ends = self.caller.granted.as_ref().and_then(|granted| granted.ends);
+        // The connection learns of the end a little later.
+        if ends.is_some_and(|ends| ends <= cx.resources.now.mono) {
+            return Err(Outcome::refused(403, texts::NOT_AUTHENTICATED));
+        }
         match (self.access.standing, self.caller.grant()) {
             (Standing::Anyone, _) => named.map_err(|fault| Outcome::bad(fault.to_string())),
             (Standing::Known, Some(grant)) => {
@@ -172,13 +190,16 @@ impl Session {
         let key = cx.resources.settings.signing_key.as_ref()?;
         let (method, queue) = signable(&request.action)?;
         let signed = request.headers.presigned()?;
+        if signed.paths.len().max(signed.methods.len()) > SIGNED_PARTS_MAX {
+            return None;
+        }
         // The signature names the project, so a request that leaves it open cannot be meant.
         let project = Project::parse(&request.headers.project).ok()?;
         let permission = Permission {
             paths: signed.paths.iter().map(|path| &**path).collect(),
             methods: signed.methods.iter().map(|method| &**method).collect(),
             project: &request.headers.project,
-            expires: read_iso8601(&signed.expires)?,
+            expires: whole_seconds(read_iso8601(&signed.expires)?),
         };
         let now = cx.resources.now;
         let path = format!("/v2/queues/{queue}/messages");
@@ -246,6 +267,11 @@ impl Session {
         let code = self.close?;
         Some((code, if self.access.was_late { TOO_LATE } else { "" }))
     }
+}
+
+/// Returns a time without its fraction of a second, which a signature does not cover.
+fn whole_seconds(at: UnixMillis) -> UnixMillis {
+    UnixMillis::new(at.get() / 1_000 * 1_000)
 }
 
 /// A client that is being authenticated.

@@ -58,6 +58,7 @@ use self::subscriptions::{Begun, Subscriptions};
 use self::task::Call;
 use super::document::Format;
 use super::request::Request;
+use super::texts;
 use crate::access::{Right, Tenant, Tenants};
 use crate::base::budget::{Share, Wanted};
 use crate::base::error::{Fault, StatusCode, StoreFault};
@@ -454,6 +455,10 @@ impl Session {
     pub fn handle_expired(&mut self, cx: &mut Cx<'_>) {
         self.access.end();
         self.subscriptions.end_all(&mut cx.resources);
+        let subscribing = |pending: &Pending| matches!(pending.state, State::Subscribing);
+        while let Some(index) = self.pending.iter().position(subscribing) {
+            self.finish(index, Outcome::refused(403, texts::NOT_AUTHENTICATED), cx);
+        }
         self.advance(cx);
     }
 

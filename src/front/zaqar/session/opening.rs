@@ -2,6 +2,7 @@
 
 use super::super::action::Action;
 use super::super::request::Request;
+use super::super::texts;
 use super::begin::Needs;
 use super::known::KnownQueue;
 use super::outcome::Outcome;
@@ -33,7 +34,10 @@ impl Session {
         let Some(pending) = self.pending.get_mut(index) else { return };
         let Ok(request) = Request::parse(pending.format, &pending.text) else { return };
         let is_made = matches!(begin::needs(&request.action), Needs::MadeQueue(_));
-        if is_made && !may_create {
+        if self.access.is_over() {
+            let outcome = Outcome::refused(403, texts::NOT_AUTHENTICATED);
+            self.finish(index, outcome, cx);
+        } else if is_made && !may_create {
             // As if queues were not created on their first use.
             let outcome = Outcome::store_fault(StoreFault::NoQueue);
             self.finish(index, outcome, cx);
