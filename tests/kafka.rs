@@ -11,6 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use broker::{Brokers, is_possible};
+use common::zaqar::{OTHER, Zaqar};
 use common::{BINARY, Server, code, eventually, producer, request};
 use millstream::pb::ProduceResponse;
 use serde_json::{Value, json};
@@ -180,6 +181,43 @@ fn what_an_operator_sets_on_one_server_counts_on_all() {
     let again = serve(&brokers.addresses, 1, &[]);
     assert_eq!(attributes(&again, "set-1"), json!({"_max_messages_post_size": 3, "mine": [1]}));
     [one, other, again].into_iter().for_each(|server| assert_eq!(server.stop(), 0));
+}
+
+#[test]
+fn clients_of_zaqar_post_read_and_subscribe_and_hear_what_kafka_cannot() {
+    let Some(brokers) = broker() else { return };
+    let [one, other] = [(); 2].map(|()| serve(&brokers.addresses, 1, &["--cores", "0-1"]));
+    let (mut poster, mut reader) = (Zaqar::connect(&one), Zaqar::connect(&other).of_client(OTHER));
+    let bodies = [json!({"a": "é"}), json!(null), json!([1, 2])];
+    let posted = poster.post("zaqar", &bodies);
+    assert_eq!(reader.bodies("zaqar"), bodies);
+    let queue = json!({"queue_name": "zaqar"});
+    assert_eq!(poster.get(200, "message_list", queue.clone())["messages"], json!([]), "its own");
+    let get = json!({"queue_name": "zaqar", "message_id": posted[1]});
+    assert_eq!(poster.get(200, "message_get", get)["messages"]["body"], json!(null));
+    let many = json!({"queue_name": "zaqar", "message_ids": posted});
+    assert_eq!(poster.get(200, "message_get_many", many.clone())["messages"].as_array().unwrap().len(), 3);
+    reader.get(201, "subscription_create", queue.clone());
+    poster.post("zaqar", &[json!("pushed")]);
+    assert_eq!(reader.receive()["body"], json!("pushed"), "from the other server");
+    assert!(reader.get(200, "queue_get_stats", queue.clone())["messages"]["offsets"].as_u64() >= Some(4));
+    let create = json!({"queue_name": "zaqar-made", "metadata": {"_default_message_ttl": 300, "x": 1}});
+    poster.get(201, "queue_create", create);
+    assert_eq!(poster.get(200, "queue_get", json!({"queue_name": "zaqar-made"}))["x"], 1);
+    for (action, more) in [
+        ("claim_create", json!({})),
+        ("message_delete", json!({"message_id": posted[0]})),
+        ("message_delete_many", json!({"message_ids": posted})),
+        ("message_delete_many", json!({"pop": 1})),
+        ("queue_purge", json!({})),
+        ("queue_delete", json!({})),
+    ] {
+        let mut body = queue.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let answer = poster.get(501, action, body);
+        assert!(answer["exception"].as_str().unwrap().contains("Kafka"), "{action}: {answer}");
+    }
+    assert_eq!(reader.bodies("zaqar").len(), 4, "nothing was deleted");
 }
 
 #[test]

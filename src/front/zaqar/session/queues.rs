@@ -111,6 +111,9 @@ impl Task for Ordering {
             }
             (Ordered::Create | Ordered::Get, Answer::Wished(Err(fault))) => not_granted(&fault),
             (Ordered::Delete, Answer::Deleted(Ok(()) | Err(StoreFault::NoQueue))) => removed(&self.name),
+            (Ordered::Delete, Answer::Deleted(Err(fault @ StoreFault::NoCatalogue))) => {
+                Outcome::failed(501, fault.to_string())
+            }
             (Ordered::Delete, Answer::Deleted(Err(fault))) => Outcome::store_fault(fault),
             _ => return None,
         }))
