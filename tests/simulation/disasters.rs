@@ -4,6 +4,7 @@ use super::client::{Client, Role};
 use super::crew::Crew;
 use super::disk::{BLOCK, Backup, Directory, FileName, Report, Step};
 use super::doomed::Doomed;
+use super::guests::Guests;
 use super::model::Lost;
 use super::pipe::ServerEnd;
 use super::server::Server;
@@ -117,6 +118,7 @@ impl World {
     fn end(&mut self, end: End) {
         self.server = None;
         self.doomed.iter_mut().for_each(Doomed::handle_end);
+        self.guests.iter_mut().for_each(Guests::leave_all);
         self.crew.iter_mut().for_each(Crew::handle_end);
         for client in &mut self.clients {
             if let Some(link) = &client.link {

@@ -15,6 +15,7 @@
 //! | `tunnel` | TLS between some clients and their server |
 //! | `crew` | a queue whose messages are claimed by workers |
 //! | `doomed` | a second queue, which is occasionally deleted |
+//! | `guests` | clients of the Zaqar API, on a third queue |
 //!
 //! Everything except the kernel, the disk and the driver's system calls is the real code: `client`, `ws`,
 //! `front`, `operation`, `shard::core`, `shard::turn`, `base::clock`, and as the store usually `store::log`,
@@ -34,6 +35,7 @@ mod crew;
 mod disasters;
 mod disk;
 mod doomed;
+mod guests;
 mod host;
 mod model;
 mod pipe;

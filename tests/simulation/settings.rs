@@ -48,6 +48,8 @@ pub struct Plan {
     pub deletes: bool,
     /// Whether workers claim the messages of another queue.
     pub works: bool,
+    /// Whether clients of the Zaqar API come, too.
+    pub has_guests: bool,
 }
 
 impl Plan {
@@ -114,9 +116,11 @@ impl Plan {
             reloads: seed % 5 == 2,
             deletes: is_log && !is_limited && seed % 3 == 2,
             works: false,
+            has_guests: false,
         };
         let works = plan.keeps_all() && !is_limited && !plan.deletes;
-        Self { works, ..plan }
+        let has_guests = plan.keeps_all() && !is_limited && !plan.is_secure && seed % 2 == 0;
+        Self { works, has_guests, ..plan }
     }
 
     /// Draws the settings of a reload. They add, change or remove the rates of a limited project.

@@ -16,6 +16,7 @@ use super::crew::Crew;
 use super::disasters::Snapshot;
 use super::disk::Simulated;
 use super::doomed::Doomed;
+use super::guests::Guests;
 use super::model::{Asked, Model};
 use super::pipe::{Kernel, Pipe};
 use super::random::Random;
@@ -52,6 +53,7 @@ pub struct World {
     pub(super) model: Model,
     pub(super) doomed: Option<Doomed>,
     pub(super) crew: Option<Crew>,
+    pub(super) guests: Option<Guests>,
     /// The capacity of each direction of a connection, in bytes.
     pipe_bytes: usize,
     /// Whether consumers connect only after the producers have ended, so that no other client wakes their
@@ -94,6 +96,9 @@ impl World {
         let mut world = Self {
             model: Model::new(PAYLOAD_BYTES_MAX, plan.knows_the_time()),
             doomed: plan.deletes.then(doomed),
+            guests: plan
+                .has_guests
+                .then(|| Guests::new(Random(seed ^ 0x6e57_5000), machine.clock.clone(), may_hide)),
             crew: plan
                 .works
                 .then(|| Crew::new(seed ^ 0x00c4_e700, machine.clock.clone(), plan.is_secure, !plan.jumps)),
@@ -167,6 +172,7 @@ impl World {
         self.calm()?;
         self.judge()?;
         self.audit_doomed()?;
+        self.audit_guests()?;
         self.leave()?;
         if self.plan.log.is_some() {
             // What consumers have seen must still exist for a new consumer after the server's next end.
@@ -178,6 +184,7 @@ impl World {
             self.calm()?;
             self.judge()?;
             self.audit_doomed()?;
+            self.audit_guests()?;
             self.leave()?;
         }
         self.audit_crew()?;
@@ -191,6 +198,16 @@ impl World {
         doomed.begin_audit(server)?;
         self.calm()?;
         self.doomed.as_mut().map_or(Ok(()), Doomed::end_audit)
+    }
+
+    /// Checks that the guests' queue holds exactly the messages that it must.
+    fn audit_guests(&mut self) -> Result<(), String> {
+        let (Some(guests), Some(server)) = (&mut self.guests, &self.server) else { return Ok(()) };
+        guests.begin_audit(server)?;
+        self.calm()?;
+        self.guests.as_mut().map_or(Ok(()), Guests::audit)?;
+        self.calm()?;
+        self.guests.as_mut().map_or(Ok(()), Guests::end_audit)
     }
 
     /// Lets so much time pass that every claim of which no worker knows ends, and checks that every message was settled.
@@ -271,6 +288,7 @@ impl World {
         }
         self.clients.iter_mut().for_each(Client::cut);
         self.doomed.iter_mut().for_each(Doomed::leave_all);
+        self.guests.iter_mut().for_each(Guests::leave_all);
         self.calm()?;
         // The workers stay.
         if self.crew.is_some() { Ok(()) } else { self.is_given_back() }
@@ -364,6 +382,9 @@ impl World {
         if let Some(crew) = &mut self.crew {
             crew.step(server)?;
         }
+        if let Some(guests) = &mut self.guests {
+            guests.step(server)?;
+        }
         self.doomed.as_mut().map_or(Ok(()), |doomed| doomed.step(server))
     }
 
@@ -404,6 +425,7 @@ impl World {
         }
         progress |= self.doomed.as_mut().is_some_and(Doomed::pass);
         progress |= self.crew.as_mut().is_some_and(Crew::pass);
+        progress |= self.guests.as_mut().is_some_and(Guests::pass);
         while self.machine.disk.advance() {
             progress = true;
         }
