@@ -226,3 +226,18 @@ pub enum SubscriptionOrder {
     /// End the one with this id; `None`: all.
     End(Option<Box<str>>),
 }
+
+impl Order {
+    /// Returns the queue that the order changes, or whose subscriptions it ends.
+    pub fn changed(&self) -> Option<&FullName> {
+        match self {
+            Self::Wish(name, Wish::Create(_) | Wish::Alter(_))
+            | Self::Make(name, _)
+            | Self::Delete(name)
+            | Self::Subscriptions { name, what: SubscriptionOrder::End(_) } => Some(name),
+            Self::Wish(_, Wish::Find)
+            | Self::List { .. }
+            | Self::Subscriptions { what: SubscriptionOrder::Find, .. } => None,
+        }
+    }
+}

@@ -36,7 +36,12 @@ impl<S: Store<Connections>> Core<S> {
                 }
                 return self.open(now, by(operation), name, may_create);
             }
-            Command::Order { operation, order } => return self.order(now, by(operation), order),
+            Command::Order { operation, order } => {
+                if let Some(name) = order.changed() {
+                    self.log_operation(now, connection, name);
+                }
+                return self.order(now, by(operation), order);
+            }
             Command::Renew { operation, token } => return self.renew(now, connection, operation, token),
             Command::Authenticate { operation, token, project } => {
                 return self.log_in(now, connection, operation, token, project);
