@@ -8,21 +8,19 @@ mod common;
 mod place;
 #[path = "common/terminator.rs"]
 mod terminator;
-#[path = "common/zaqar.rs"]
-mod zaqar;
 
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use certificates::Authority;
+use common::zaqar::Zaqar;
 use common::{BINARY, Server};
 use millstream::auth::token::Digest;
 use place::Place;
 use rustls::version::TLS13;
 use serde_json::{Value, json};
 use terminator::{Terminator, server_config};
-use zaqar::Zaqar;
 
 /// A part of every token. Nothing may show it.
 const CANARY: &str = "canary-91c4";
@@ -81,7 +79,7 @@ fn start() -> (Server, Tool, Zaqar) {
     (server, tool, zaqar)
 }
 
-fn ids(count: usize) -> Vec<Value> {
+fn bodies(count: usize) -> Vec<Value> {
     (0..count).map(|number| json!({ "task": number })).collect()
 }
 
@@ -95,7 +93,7 @@ fn a_queue_is_created_shown_counted_purged_and_deleted() {
     let (code, said) = tool.says(&["queue", "create", "jobs", "owner=other"]);
     assert!(code == 1 && said.contains("exists"), "{said}");
 
-    let posted = zaqar.post("jobs", &ids(3));
+    let posted = zaqar.post("jobs", &bodies(3));
     zaqar.get(201, "claim_create", json!({"queue_name": "jobs", "limit": 1}));
     let stats = tool.json(&["queue", "stats", "jobs"]);
     assert_eq!((&stats["free"], &stats["claimed"], &stats["total"]), (&json!(2), &json!(1), &json!(3)));
@@ -122,8 +120,8 @@ fn a_queue_is_created_shown_counted_purged_and_deleted() {
 
 #[test]
 fn a_list_has_every_page_and_one_project() {
-    let (_server, tool, mut zaqar) = start();
-    let mut other = Zaqar::connect(&_server).of_project("other");
+    let (server, tool, mut zaqar) = start();
+    let mut other = Zaqar::connect(&server).of_project("other");
     let mut expected = Vec::new();
     for number in 0..45 {
         let queue = format!("{}-{number:02}", if number % 2 == 0 { "even" } else { "odd" });
@@ -144,7 +142,7 @@ fn a_list_has_every_page_and_one_project() {
 #[test]
 fn messages_are_got_deleted_and_popped() {
     let (server, tool, mut zaqar) = start();
-    let posted = zaqar.post("jobs", &ids(45));
+    let posted = zaqar.post("jobs", &bodies(45));
     let all: Vec<&str> = posted.iter().map(String::as_str).collect();
     let lines = tool.lines(&[&["message", "get", "jobs"], &all[..]].concat());
     assert_eq!(lines.len(), 45);
@@ -179,8 +177,8 @@ fn messages_are_got_deleted_and_popped() {
         let (code, said) = tool.says(&[&["message"], arguments].concat());
         assert!(code == 1 && said.contains("default/none: no such queue"), "{arguments:?}: {said}");
     }
-    zaqar.post("jobs", &ids(45)[..20]);
-    zaqar.post("jobs", &ids(45)[20..]);
+    zaqar.post("jobs", &bodies(45)[..20]);
+    zaqar.post("jobs", &bodies(45)[20..]);
     assert_eq!(tool.lines(&["message", "pop", "jobs", "--count", "41"]).len(), 41);
     assert_eq!(server.stop(), 0);
 }

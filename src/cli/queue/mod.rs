@@ -54,6 +54,7 @@ Examples:
   millstream queues                                  read ./millstream-data
   millstream queues --control http://127.0.0.1:9001  ask a running server
   millstream queue list --project acme --prefix jobs-
+  millstream queue list --url wss://zaqar.example/v2 --token-file token
 
 Exit codes:
   0    done
@@ -143,6 +144,7 @@ Exit codes:
 Examples:
   millstream queue show jobs
   millstream queue show jobs -o json --control http://127.0.0.1:9001
+  millstream queue show jobs --url ws://127.0.0.1:9000/v2
 
 Exit codes:
   0    done
@@ -239,10 +241,12 @@ Exit codes:
     /// Delete all messages of a queue
     #[command(after_help = "\
 Claimed messages are deleted, too: what their workers say of them later has no
-effect. The queue keeps its attributes.
+effect. The queue keeps its attributes. With --url, OpenStack's own server keeps
+claimed messages, and no server says how many it has deleted.
 
-Example:
+Examples:
   millstream queue purge jobs
+  millstream queue purge jobs --url ws://127.0.0.1:9000/v2
 
 Exit codes:
   0    done
