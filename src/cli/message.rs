@@ -1,4 +1,4 @@
-//! `millstream message`: single messages of a queue, in a data directory or a running server.
+//! `millstream message`: single messages of a queue, in a data directory or a server.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -28,11 +28,13 @@ enum Command {
 Prints one payload per line, or with -o json one object per message: id, age,
 ttl, timestamp (Unix milliseconds), delay, count (how often it was claimed),
 is_claimed, key, headers and payload. Key and payload are base64. Claimed and delayed
-messages are printed, too.
+messages are printed, too. With --url, ids are those of the Zaqar API, a body
+that is no text is printed as JSON, and what the API does not say is absent.
 
 Examples:
   millstream message get jobs 0.1f 3.0
   millstream message get jobs 0.1f -o json --control http://127.0.0.1:9001
+  millstream message get jobs 000000000000000000007a1c2b3d4e5f --url ws://127.0.0.1:9000/v2
 
 Exit codes:
   0    done
@@ -42,7 +44,7 @@ Exit codes:
     Get {
         #[command(flatten)]
         one: One,
-        /// Ids of messages, as consumers get them
+        /// Ids of messages, as consumers get them, or with --url as the Zaqar API gives them
         #[arg(required = true)]
         ids: Vec<String>,
         #[command(flatten)]
@@ -65,7 +67,7 @@ Exit codes:
     Delete {
         #[command(flatten)]
         one: One,
-        /// Ids of messages, as consumers get them
+        /// Ids of messages, as consumers get them, or with --url as the Zaqar API gives them
         #[arg(required = true)]
         ids: Vec<String>,
         /// Keep messages that are claimed
@@ -83,6 +85,7 @@ nothing. A queue with several partitions has an order in each of them alone.
 Examples:
   millstream message pop jobs
   millstream message pop jobs --count 20 -o json
+  millstream message pop jobs --url ws://127.0.0.1:9000/v2
 
 Exit codes:
   0    done

@@ -22,6 +22,7 @@
 //! | `token_source` | where a client obtains its tokens: a file, a command, or the environment |
 //! | `tokens` | the tokens of a client's connections, read off their threads |
 //! | `renewer` | renews the grant of a connection with another token |
+//! | `zaqar/` | a client of OpenStack's Zaqar API |
 //! | `resume` | runs `produce`, `consume` or `claim` over as many connections as it takes |
 
 mod address;
@@ -46,6 +47,7 @@ mod token_source;
 mod tokens;
 mod trust;
 mod wire;
+pub mod zaqar;
 
 pub use address::{Address, Endpoint, Scheme, without_secret};
 pub use claim::{Claim, ClaimLimits, ClaimTally, Stage, Ticket, Worker};

@@ -46,8 +46,9 @@ pub struct MessageLine {
     pub age: u32,
     /// The time to live, in seconds.
     pub ttl: u32,
-    /// When it was stored, in Unix milliseconds.
-    pub timestamp: i64,
+    /// When it was stored, in Unix milliseconds. Absent where the Zaqar API was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<i64>,
     /// How long claims will not see it yet, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay: Option<u32>,
@@ -137,7 +138,7 @@ impl MessageLine {
             id: message_id(partition, offset),
             age: stored.age_secs(unix),
             ttl: stored.batch.ttl_secs(),
-            timestamp: i64::try_from(stored.timestamp.get()).unwrap_or(i64::MAX),
+            timestamp: Some(i64::try_from(stored.timestamp.get()).unwrap_or(i64::MAX)),
             delay: stored.delay_left_secs(unix),
             count: None,
             is_claimed: false,

@@ -42,8 +42,9 @@ pub struct QueuePage {
     pub project: String,
     /// The queue's name in its project.
     pub queue: String,
-    /// The number of partitions.
-    pub partitions: u16,
+    /// The number of partitions. Absent where the Zaqar API was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u16>,
     /// The attributes.
     pub attributes: Map<String, Value>,
     /// What it holds. Absent where nothing was counted.
@@ -70,12 +71,14 @@ pub struct CountsPage {
     pub free: u64,
     /// Messages that are claimed.
     pub claimed: u64,
-    /// Messages that can be claimed later.
-    pub delayed: u64,
+    /// Messages that can be claimed later. Absent where the Zaqar API was asked, which does not tell them from free ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delayed: Option<u64>,
     /// All of these.
     pub total: u64,
-    /// Their size, in bytes.
-    pub bytes: u64,
+    /// Their size, in bytes. Absent where the Zaqar API was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// The first of them; null if there is none.
     pub oldest: Option<StoredLine>,
     /// The last of them; null if there is none.
@@ -107,9 +110,9 @@ impl CountsPage {
         let PartitionStats { free, claimed, delayed, bytes, oldest, newest } = *stats;
         self.free += free;
         self.claimed += claimed;
-        self.delayed += delayed;
+        *self.delayed.get_or_insert_default() += delayed;
         self.total += free + claimed + delayed;
-        self.bytes += bytes;
+        *self.bytes.get_or_insert_default() += bytes;
         let line = |Stored { offset, timestamp }| StoredLine { id: message_id(partition, offset), timestamp };
         let both = self.oldest.take().into_iter().chain(oldest.map(line));
         self.oldest = both.min_by_key(|line| line.timestamp);
@@ -122,7 +125,7 @@ impl QueuePage {
     /// Creates the page of a queue.
     pub fn new((project, queue): &FullName, partitions: u16, attributes: &Map<String, Value>) -> Self {
         let (project, queue) = (project.to_string(), queue.to_string());
-        Self { project, queue, partitions, attributes: attributes.clone(), stats: None }
+        Self { project, queue, partitions: Some(partitions), attributes: attributes.clone(), stats: None }
     }
 
     fn of(name: &FullName, Described { info, attributes }: &Described) -> Self {

@@ -13,9 +13,10 @@ pub struct QueueLine {
     pub project: String,
     /// The queue's name in its project.
     pub queue: String,
-    /// The number of partitions.
-    pub partitions: u16,
-    /// What it holds. Absent on Kafka, which cannot count that.
+    /// The number of partitions. Absent where the Zaqar API was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<u16>,
+    /// What it holds. Absent on Kafka, which cannot count that, and where the Zaqar API was asked.
     #[serde(flatten)]
     pub held: Option<HeldLine>,
 }
@@ -46,6 +47,6 @@ impl QueueLine {
             newest,
         });
         let (project, queue) = (project.to_string(), queue.to_string());
-        Self { project, queue, partitions, held }
+        Self { project, queue, partitions: Some(partitions), held }
     }
 }

@@ -1,4 +1,4 @@
-//! `millstream queues` and `millstream queue`: the queues of a data directory or a running server.
+//! `millstream queues` and `millstream queue`: the queues of a data directory or a server.
 //!
 //! | file | one concept |
 //! | --- | --- |
@@ -7,10 +7,12 @@
 //! | `place` | what can be asked of them |
 //! | `sign` | makes the headers of pre-signed requests |
 //! | `stopped` | a data directory that no server uses |
-//! | `running` | a running server |
+//! | `running` | a running server, through its control port |
+//! | `remote` | a server of the Zaqar API |
 
 pub(super) mod location;
 mod place;
+mod remote;
 mod running;
 mod sign;
 mod stopped;
@@ -22,7 +24,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::{Map, Value};
 
-use self::location::{Location, One};
+use self::location::{DEFAULT_PROJECT, Location, One};
+use self::place::Count;
 use super::Failure;
 use super::output::{Output, write_json};
 use crate::base::clock::rfc3339;
@@ -51,6 +54,7 @@ Examples:
   millstream queues                                  read ./millstream-data
   millstream queues --control http://127.0.0.1:9001  ask a running server
   millstream queue list --project acme --prefix jobs-
+  millstream queue list --url wss://zaqar.example/v2 --token-file token
 
 Exit codes:
   0    done
@@ -140,6 +144,7 @@ Exit codes:
 Examples:
   millstream queue show jobs
   millstream queue show jobs -o json --control http://127.0.0.1:9001
+  millstream queue show jobs --url ws://127.0.0.1:9000/v2
 
 Exit codes:
   0    done
@@ -236,10 +241,12 @@ Exit codes:
     /// Delete all messages of a queue
     #[command(after_help = "\
 Claimed messages are deleted, too: what their workers say of them later has no
-effect. The queue keeps its attributes.
+effect. The queue keeps its attributes. With --url, OpenStack's own server keeps
+claimed messages, and no server says how many it has deleted.
 
-Example:
+Examples:
   millstream queue purge jobs
+  millstream queue purge jobs --url ws://127.0.0.1:9000/v2
 
 Exit codes:
   0    done
@@ -303,7 +310,7 @@ Exit codes:
 /// Runs `millstream queues`.
 pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
     let ListArgs { project, prefix, place, form } = args;
-    let mut place = place.open()?;
+    let mut place = place.open(project.as_deref().unwrap_or(DEFAULT_PROJECT))?;
     let lines = place.list(project.as_deref(), prefix)?;
     place.close()?;
     let mut out = Output::new();
@@ -318,8 +325,8 @@ pub(super) fn list(args: &ListArgs) -> Result<ExitCode, Failure> {
         "queue", "partitions", "messages", "bytes", "oldest", "newest"
     )?;
     for QueueLine { project, queue, partitions, held } in lines {
-        let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
-        let (messages, bytes) = (count(held.map(|held| held.messages)), count(held.map(|held| held.bytes)));
+        let (messages, bytes) = (known(held.map(|held| held.messages)), known(held.map(|held| held.bytes)));
+        let partitions = known(partitions);
         let (oldest, newest) = (held.and_then(|held| held.oldest), held.and_then(|held| held.newest));
         let name = format!("{project}/{queue}");
         let (name, oldest, newest) = (escaped(&name), when(oldest), when(newest));
@@ -376,7 +383,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             let (name, mut place) = (one.name()?, one.open()?);
             let messages = place.redrive(&name, to.as_ref())?;
             place.close()?;
-            affected(&name, messages, *form, "being moved")
+            affected(&name, messages.map(Some), *form, "being moved")
         }
         Command::Sign(args) => sign::run(args),
         Command::Delete { one } => {
@@ -415,11 +422,12 @@ pub(super) fn answer<T>(
 }
 
 /// Prints how many messages something was done to.
-fn affected(name: &FullName, messages: Option<u64>, form: Form, what: &str) -> Result<ExitCode, Failure> {
+fn affected(name: &FullName, messages: Option<Count>, form: Form, what: &str) -> Result<ExitCode, Failure> {
     answer(name, messages, |messages| {
-        let page = serde_json::json!({ "messages": messages });
-        print(form, &page, |out| {
-            Ok(writeln!(out, "{messages} messages of {}/{} are {what}", name.0, name.1)?)
+        let page = messages.map(|messages| serde_json::json!({ "messages": messages }));
+        print(form, &page.unwrap_or_else(|| serde_json::json!({})), |out| {
+            let count = messages.map_or_else(|| "the".to_owned(), |messages| messages.to_string());
+            Ok(writeln!(out, "{count} messages of {}/{} are {what}", name.0, name.1)?)
         })
     })
 }
@@ -442,7 +450,9 @@ fn print(
 fn write_page(out: &mut Output, page: &QueuePage) -> Result<(), Failure> {
     let QueuePage { project, queue, partitions, attributes, stats } = page;
     writeln!(out, "{:<12} {}", "queue", escaped(&format!("{project}/{queue}")))?;
-    writeln!(out, "{:<12} {partitions}", "partitions")?;
+    if let Some(partitions) = partitions {
+        writeln!(out, "{:<12} {partitions}", "partitions")?;
+    }
     for (name, value) in attributes {
         writeln!(out, "{:<12} {} = {}", "attribute", escaped(name), escaped(&value.to_string()))?;
     }
@@ -460,10 +470,13 @@ fn write_stats(out: &mut Output, stats: &StatsPage) -> Result<(), Failure> {
     let Some(CountsPage { free, claimed, delayed, total, bytes, oldest, newest }) = counts else {
         return Ok(());
     };
+    let (free, claimed, total) = (&Some(*free), &Some(*claimed), &Some(*total));
     for (what, count) in
         [("free", free), ("claimed", claimed), ("delayed", delayed), ("total", total), ("bytes", bytes)]
     {
-        writeln!(out, "{what:<12} {count}")?;
+        if let Some(count) = count {
+            writeln!(out, "{what:<12} {count}")?;
+        }
     }
     for (what, stored) in [("oldest", oldest), ("newest", newest)] {
         match stored {
@@ -488,6 +501,11 @@ fn parse(attributes: &[String]) -> Result<Map<String, Value>, Failure> {
         Ok((name.to_owned(), value))
     };
     attributes.iter().map(parse).collect()
+}
+
+/// Formats a number for people, or `-` if it is not known.
+fn known(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
 /// Formats a time for people, or `-` if there is none.

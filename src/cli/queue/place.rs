@@ -4,6 +4,9 @@ use crate::base::names::{FullName, QueueName};
 use crate::cli::Failure;
 use crate::control::{MessageLine, QueueChange, QueueLine, QueuePage, RemovedLine};
 
+/// A number of messages, if the place says it.
+pub(in crate::cli) type Count = Option<u64>;
+
 /// Queues, and what can be asked of them. `None` means that the queue does not exist.
 pub(in crate::cli) trait Place {
     /// Returns the queues of a project whose names begin with `prefix`, or of all projects.
@@ -19,7 +22,7 @@ pub(in crate::cli) trait Place {
     fn set(&mut self, name: &FullName, change: QueueChange) -> Result<Option<QueuePage>, Failure>;
 
     /// Deletes all messages of a queue. Returns their number.
-    fn purge(&mut self, name: &FullName) -> Result<Option<u64>, Failure>;
+    fn purge(&mut self, name: &FullName) -> Result<Option<Count>, Failure>;
 
     /// Moves dead letters back to their queues, or to `to`. Returns their number.
     fn redrive(&mut self, name: &FullName, to: Option<&QueueName>) -> Result<Option<u64>, Failure>;

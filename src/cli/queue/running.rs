@@ -2,7 +2,7 @@
 
 use url::form_urlencoded::Serializer;
 
-use super::place::Place;
+use super::place::{Count, Place};
 use crate::base::names::{FullName, QueueName};
 use crate::cli::Failure;
 use crate::client::{ControlClient, ControlError};
@@ -82,9 +82,9 @@ impl Place for Running {
         if_exists(self.0.patch(&path(name, ""), &change))
     }
 
-    fn purge(&mut self, name: &FullName) -> Result<Option<u64>, Failure> {
+    fn purge(&mut self, name: &FullName) -> Result<Option<Count>, Failure> {
         let answer = self.0.post::<Affected>(&path(name, "/purge"));
-        Ok(if_exists(answer)?.map(|affected| affected.messages))
+        Ok(if_exists(answer)?.map(|affected| Some(affected.messages)))
     }
 
     fn redrive(&mut self, name: &FullName, to: Option<&QueueName>) -> Result<Option<u64>, Failure> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::place::Place;
+use super::place::{Count, Place};
 use crate::base::attributes::{Allowed, Attributes, take_partitions};
 use crate::base::error::StoreFault;
 use crate::base::limits::PARTITIONS_MAX;
@@ -142,14 +142,14 @@ impl Place for Stopped {
         Ok(Some(QueuePage::new(name, life.partitions, life.attributes.as_map())))
     }
 
-    fn purge(&mut self, name: &FullName) -> Result<Option<u64>, Failure> {
+    fn purge(&mut self, name: &FullName) -> Result<Option<Count>, Failure> {
         let mut messages = 0;
         let purged = self.each(name, &Manage::Purge, |managed| {
             if let Managed::Purged(of) = managed {
                 messages += of;
             }
         })?;
-        Ok(purged.map(|()| messages))
+        Ok(purged.map(|()| Some(messages)))
     }
 
     fn redrive(&mut self, _: &FullName, _: Option<&QueueName>) -> Result<Option<u64>, Failure> {

@@ -7,16 +7,13 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use super::format::Format;
 use crate::client::ClientError;
+use crate::client::zaqar::is_success;
 
 /// The statuses that HTTP defines.
 const STATUSES: std::ops::RangeInclusive<u16> = 100..=599;
-
-/// The longest error text of a server that is repeated, in characters.
-const ERROR_CHARS_MAX: usize = 200;
 
 /// A value that must be a map. Types that derive `Deserialize` also accept arrays.
 struct Map<T>(T);
@@ -149,22 +146,12 @@ fn read<'a, T: Deserialize<'a>>(format: Format, bytes: &'a [u8]) -> Result<T, Cl
     format.read::<Map<T>>(bytes).map(|map| map.0).map_err(broken)
 }
 
-pub(super) fn is_success(status: u16) -> bool {
-    (200..300).contains(&status)
-}
-
-/// Returns what the server says about a request that it refused.
-pub(super) fn reason(body: &Value) -> String {
-    let text = [&body["exception"], &body["error"], body].into_iter().find_map(Value::as_str);
-    text.unwrap_or_default().chars().take(ERROR_CHARS_MAX).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const FORMATS: [Format; 2] = [Format::Json, Format::MsgPack];
 

@@ -15,13 +15,12 @@ use super::super::part::Part;
 use super::super::producer::Produced;
 use super::super::setup::Arrival;
 use super::super::window::{GRACE, Window};
-use super::answer::reason;
 use super::load::Load;
 use super::opening::Opening;
 use super::requests::Requests;
-use super::whole::Whole;
 use super::work::{Meaning, Purpose, Work, stock_batch};
 use crate::client::session::Renewable;
+use crate::client::zaqar::{Whole, reason};
 use crate::client::{Application, ClientError, Next, Wire};
 
 /// How many bytes of requests to collect before the socket gets them.

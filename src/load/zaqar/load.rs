@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::plan::Plan;
 use super::super::stamp::STAMP_BYTES;
 use super::format::Format;
-use crate::client::{ClientError, Target};
+use crate::client::{ClientError, Target, zaqar};
 
 /// How many messages a claim takes and a page has, at most.
 pub const CLAIMED: usize = 10;
@@ -72,8 +72,6 @@ pub struct Load {
 impl Load {
     /// Returns the server. Project, client and token are part of the requests, not of the handshake.
     pub(super) fn target(&self) -> Result<Target, ClientError> {
-        let mut target = Target::parse(&self.plan.url, None, None)?.trusting(self.plan.trust.clone());
-        target.subprotocol = None;
-        Ok(target)
+        Ok(zaqar::target(&self.plan.url)?.trusting(self.plan.trust.clone()))
     }
 }

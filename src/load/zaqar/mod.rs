@@ -10,7 +10,6 @@
 //! | `requests` | the requests of a connection |
 //! | `template` | a request that is encoded once and used many times |
 //! | `answer` | the few parts of an answer that a load needs, without building a document |
-//! | `whole` | whole WebSocket messages from their pieces |
 //! | `opening` | what a connection asks before the run begins, and the complete check of those answers |
 //! | `work` | which request is next, and what its answer means |
 //! | `caller`, `subscriber` | one connection under load |
@@ -27,7 +26,6 @@ mod requests;
 mod run;
 mod subscriber;
 mod template;
-mod whole;
 mod work;
 
 pub use format::Format;

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::answer::{is_success, reason};
 use super::format::Format;
 use super::load::{CLAIMED, Load, Workload};
 use super::requests::Requests;
 use crate::client::ClientError;
+use crate::client::zaqar::Answer;
 
 /// One request before the run begins. It may contain a token, so it has no `Debug`.
 pub(super) enum Step {
@@ -122,31 +122,8 @@ impl Opening {
         let Some((step, request)) = self.asked.take() else {
             return Err(broken("an answer without a request".into()));
         };
-        let action = request["action"].as_str().unwrap_or_default();
-        let what = |why: &str| broken(format!("the answer to {action} {why}"));
-        let is_secret = matches!(step, Step::Authenticate(_));
-        for part in ["action", "headers", "body"] {
-            let expected = if is_secret && part != "action" { &json!({}) } else { &request[part] };
-            if answer["request"][part] != *expected {
-                return Err(what(&format!("does not repeat the {part} of its request")));
-            }
-        }
-        if answer["request"]["api"] != "v2" {
-            return Err(what("is not of the API v2"));
-        }
-        let status = answer["headers"]["status"].as_u64().and_then(|status| u16::try_from(status).ok());
-        let status = status.ok_or_else(|| what("has no status"))?;
-        let body = &answer["body"];
-        if !is_success(status) {
-            let mut reason = reason(body);
-            if let Step::Authenticate(token) = &step {
-                // A server may repeat what it has received.
-                reason = reason.replace(token, "…");
-            }
-            return Err(ClientError::Failed(format!("{action}: {status} {reason}")));
-        }
-        self.learn(&step, status, body)
-            .ok_or_else(|| what(&format!("has the status {status} and a wrong body")))
+        let answer = Answer::new(&request, answer)?.granted()?;
+        self.learn(&step, answer.status, &answer.body).ok_or_else(|| answer.wrong_body())
     }
 
     /// Learns what the answer to a step says. Returns `None` if its body is not what it must be.

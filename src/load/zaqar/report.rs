@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::super::result::Figures;
 use super::super::stamp::Verdict;
-use super::answer::is_success;
 use super::caller::Tally;
 use super::format::Format;
 use super::load::{CLAIMED, Load, Workload};
+use crate::client::zaqar::is_success;
 use crate::latency::Summary;
 use crate::process::terminal::escaped;
 

@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 use super::format::Format;
 use super::load::{CLAIMED, Load};
 use super::template::{Stamped, Template};
-use crate::base::names::ClientId;
-use crate::client::ClientError;
+use crate::client::{ClientError, zaqar};
 
 /// How long a claim lasts, in seconds. Longer than it takes to delete what was claimed.
 const CLAIM_TTL: u32 = 300;
@@ -29,10 +28,9 @@ pub(super) struct Requests {
 impl Requests {
     /// Creates the requests of a connection to `queue`, with a client id of its own.
     pub(super) fn new(load: &Load, queue: String) -> Self {
-        let client = ClientId::random().to_string();
         Self {
             format: load.format,
-            headers: json!({"Client-ID": client, "X-Project-ID": load.project}),
+            headers: zaqar::headers(&load.project),
             project: load.project.clone(),
             queue,
             ttl: load.plan.ttl,
@@ -53,8 +51,7 @@ impl Requests {
     }
 
     pub(super) fn authenticate(&self, token: &str) -> Value {
-        let headers = json!({"X-Auth-Token": token, "X-Project-ID": self.project});
-        json!({"action": "authenticate", "headers": headers, "body": {}})
+        zaqar::authenticate(&self.project, token)
     }
 
     pub(super) fn create_queue(&self) -> Value {

@@ -15,8 +15,8 @@ use super::load::Load;
 use super::opening::Opening;
 use super::requests::Requests;
 use super::template::stamp_of;
-use super::whole::Whole;
 use crate::client::session::Renewable;
+use crate::client::zaqar::Whole;
 use crate::client::{Application, ClientError, Next, Wire};
 
 /// How often a subscriber checks whether the posts have ended. There may be thousands of subscribers.

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::super::stamp::Stamp;
-use super::answer::{claimed, is_success, posted, status};
+use super::answer::{claimed, posted, status};
 use super::format::Format;
 use super::load::{CLAIMED, Load, Workload};
 use super::requests::Requests;
 use super::template::{Stamped, Template};
 use crate::client::ClientError;
+use crate::client::zaqar::is_success;
 
 /// The most messages of a post that only serves other requests.
 const STOCK_BATCH: usize = 100;

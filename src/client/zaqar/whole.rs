@@ -1,6 +1,6 @@
 //! Whole WebSocket messages from their pieces.
 
-use crate::client::ClientError;
+use super::super::error::ClientError;
 
 /// The longest accepted message of the server, in bytes. The API limits a post to 262,144 characters, an answer
 /// to 20 messages, and each answer repeats its request.
@@ -8,11 +8,11 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// A WebSocket message of which not all pieces have arrived.
 #[derive(Debug, Default)]
-pub(super) struct Whole(Vec<u8>);
+pub struct Whole(Vec<u8>);
 
 impl Whole {
     /// Handles a piece. Calls `each` with a message once it is whole.
-    pub(super) fn handle(
+    pub fn handle(
         &mut self,
         piece: &[u8],
         fin: bool,
