@@ -299,8 +299,12 @@ fn a_running_server_lists_its_queues_and_deletes_them() {
     assert_eq!(get(&server, "two", 10), numbers(10));
     let memory = Server::start(&["--cores", "0"]);
     let other = format!("http://127.0.0.1:{}", memory.control);
-    let (_, said, code) = tool(&["queues", "--control", &other]);
-    assert!(code == 2 && said.contains("embedded log"), "{said}");
+    put(&memory, "three", 3);
+    let (lines, said, code) = tool(&["queues", "--control", &other, "--json"]);
+    assert!(
+        code == 0 && lines.contains("\"queue\":\"three\"") && lines.contains("\"messages\":3"),
+        "{lines}{said}"
+    );
 }
 
 #[test]

@@ -119,7 +119,7 @@ impl Plan {
             has_guests: false,
         };
         let works = plan.keeps_all() && !is_limited && !plan.deletes;
-        let has_guests = plan.keeps_all() && !is_limited && !plan.is_secure && seed % 2 == 0;
+        let has_guests = plan.keeps_all() && !is_limited && !plan.is_secure && seed.is_multiple_of(2);
         Self { works, has_guests, ..plan }
     }
 
