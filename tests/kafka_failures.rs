@@ -33,7 +33,9 @@ fn serve(brokers: &Brokers, more: &[&str]) -> Service {
 fn leader(brokers: &Brokers, topic: &str) -> usize {
     let describe =
         ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", &brokers.addresses, "--describe"];
-    let text = brokers.tool(&[&describe[..], &["--topic", topic]].concat(), "");
+    // A broker that has just started may not know the topic yet.
+    let text =
+        eventually("the topic", || brokers.try_tool(&[&describe[..], &["--topic", topic]].concat(), "").ok());
     let rest = text.split_once("Leader: ").unwrap_or_else(|| panic!("{text}")).1;
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }

@@ -124,6 +124,11 @@ impl Brokers {
 
     /// Runs one of Kafka's own tools, such as `org.apache.kafka.tools.TopicCommand`. Returns its output.
     pub fn tool(&self, arguments: &[&str], input: &str) -> String {
+        self.try_tool(arguments, input).unwrap_or_else(|said| panic!("{arguments:?}: {said}"))
+    }
+
+    /// As [`Self::tool`]. Returns the output of a tool that failed as an error.
+    pub fn try_tool(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         use std::io::Write;
         let mut tool = script()
             .arg("tool")
@@ -139,8 +144,7 @@ impl Brokers {
             .expect("the tool reads its input");
         let output = tool.wait_with_output().expect("the tool ends");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {text}");
-        text
+        if output.status.success() { Ok(text) } else { Err(text) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Clients of the Zaqar API on a queue of their own, and a judge of what they see.
 //!
 //! Each guest has one connection and sends requests without waiting for their answers. The judge checks that the answers
-//! come in order, that every message that was posted is there at the end unless it was deleted, that none is seen after its
+//! come in order, that every message that was posted, or pushed to a subscriber, is there at the end unless it was deleted, that none is seen after its
 //! deletion was answered, and that no message is in two claims at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,6 +51,7 @@ enum Asked {
     },
     Delete(Vec<String>),
     Release,
+    Subscription,
     Other,
 }
 
@@ -73,6 +74,7 @@ struct Guest {
     received: Vec<u8>,
     document: Vec<u8>,
     pending: VecDeque<Pending>,
+    has_subscribed: bool,
 }
 
 /// The guests, and the judge of what they see.
@@ -148,6 +150,7 @@ impl Guests {
             received: Vec::new(),
             document: Vec::new(),
             pending: VecDeque::new(),
+            has_subscribed: false,
         });
     }
 
@@ -220,6 +223,7 @@ impl Guests {
                 }
                 ("claim_delete", with(queue, json!({"claim_id": claim})), Asked::Release)
             }
+            15 => ("subscription_create", queue, Asked::Subscription),
             _ => ("queue_get_stats", queue, Asked::Other),
         };
         self.send(chosen, action, body, asked);
@@ -319,7 +323,15 @@ impl Guests {
     fn handle_document(&mut self, index: usize, document: &[u8]) -> Result<(), String> {
         let document: Value = serde_json::from_slice(document).map_err(|error| error.to_string())?;
         if document["Message_Type"] == "Notification" {
-            return Err(format!("{document} was not subscribed to"));
+            let shown = document["body"].as_str().unwrap_or("");
+            let fact = self.facts.get_mut(shown).ok_or(format!("{document} was never posted"))?;
+            // It is told only once it is durable.
+            fact.is_stored = true;
+            return if self.guests[index].has_subscribed {
+                Ok(())
+            } else {
+                Err(format!("{document} is unasked for"))
+            };
         }
         let number = document["request"]["body"]["n"].as_u64();
         let Some(pending) = self.guests[index].pending.pop_front() else {
@@ -334,6 +346,7 @@ impl Guests {
         if matches!(status, 429 | 500 | 503) && self.audit.is_none() {
             return Ok(());
         }
+        self.guests[index].has_subscribed |= matches!(pending.asked, Asked::Subscription) && status == 201;
         self.judge(pending, status, &document["body"])
     }
 
@@ -395,6 +408,7 @@ impl Guests {
                 }
             }
             Asked::Release if status == 204 => {}
+            Asked::Subscription if matches!(status, 201 | 409) => {}
             Asked::Other if matches!(status, 200 | 404) => {}
             asked => return Err(format!("{asked:?} was answered with {status}: {body}")),
         }
