@@ -4,7 +4,7 @@ use super::ids::Life;
 use super::known::KnownQueue;
 use super::limits::{CLAIM_BYTES, PAGE_MAX};
 use super::outcome::{Body, Outcome, Shown, ttl_secs};
-use super::task::{Call, Progress, Task};
+use super::task::{Call, Parts, Progress, Task};
 use super::{super::action::Texts, CLAIMS_OF};
 use crate::base::claim::{Granted, LeaseId};
 use crate::base::error::StoreFault;
@@ -56,11 +56,10 @@ pub(super) fn check_count(ids: Texts<'_>) -> Result<(), Outcome> {
 #[derive(Debug)]
 struct Reading {
     life: Life,
-    left: usize,
+    parts: Parts,
     found: Vec<(Partition, Found)>,
     /// Whether one message was asked for, which must exist.
     is_single: bool,
-    fault: Option<StoreFault>,
 }
 
 /// Reads one message.
@@ -88,29 +87,21 @@ fn find(
     call: &mut Call<'_, '_>,
 ) -> Progress {
     let parts = by_partition(messages);
-    let left = parts.len();
+    let left = Parts::new(parts.len());
     for (partition, offsets) in parts {
         call.manage(queue, partition, Manage::Find(offsets));
     }
     let life = Life::of(&queue.info);
-    Progress::Waits(Box::new(Reading { life, left, found: Vec::new(), is_single, fault: None }))
+    Progress::Waits(Box::new(Reading { life, parts: left, found: Vec::new(), is_single }))
 }
 
 impl Task for Reading {
     fn answer(&mut self, answer: Answer, _call: &mut Call<'_, '_>) -> Option<Result<Outcome, StoreFault>> {
         let Answer::Managed { partition, result } = answer else { return None };
-        match result {
-            Ok(Managed::Found(found)) => {
-                self.found.extend(found.into_iter().map(|found| (partition, found)));
-            }
-            Ok(_) => {}
-            Err(fault) => self.fault = self.fault.take().or(Some(fault)),
+        if let Some(Managed::Found(found)) = self.parts.take(result) {
+            self.found.extend(found.into_iter().map(|found| (partition, found)));
         }
-        self.left = self.left.saturating_sub(1);
-        if self.left > 0 {
-            return None;
-        }
-        if let Some(fault) = self.fault.take() {
+        if let Err(fault) = self.parts.end()? {
             return Some(Err(fault));
         }
         self.found.sort_by_key(|(partition, found)| (*partition, found.offset));
@@ -138,13 +129,12 @@ impl Task for Reading {
 /// Messages that are being deleted.
 #[derive(Debug)]
 struct Deleting {
-    left: usize,
+    parts: Parts,
     /// Whether one message was named, whose claim counts.
     is_single: bool,
     /// Whether a claim was named that none of the queue is.
     is_malformed: bool,
     result: Removed,
-    fault: Option<StoreFault>,
 }
 
 /// The answer to a deletion.
@@ -156,7 +146,8 @@ pub(super) fn deleted() -> Outcome {
 pub(super) fn delete(queue: &KnownQueue, id: &str, claim: Option<&str>, call: &mut Call<'_, '_>) -> Progress {
     let life = Life::of(&queue.info);
     let Some((partition, offset)) = read(queue, life, id) else { return Progress::Done(deleted()) };
-    let only = match claim.map(|claim| life.read_claim(claim)) {
+    let claim = claim.map(|claim| life.read_claim(claim));
+    let only = match claim {
         None => Only::Unclaimed,
         // No lease has the number 0.
         Some(None) => Only::In(CLAIMS_OF, LeaseId(0)),
@@ -164,10 +155,10 @@ pub(super) fn delete(queue: &KnownQueue, id: &str, claim: Option<&str>, call: &m
         // A claim of another partition holds no message of this one.
         Some(Some(_)) => Only::In(CLAIMS_OF, LeaseId(0)),
     };
-    let is_malformed = claim.is_some_and(|claim| life.read_claim(claim).is_none());
+    let is_malformed = claim == Some(None);
     call.manage(queue, partition, Manage::Remove { offsets: vec![offset], only });
-    let result = Removed::Yes;
-    Progress::Waits(Box::new(Deleting { left: 1, is_single: true, is_malformed, result, fault: None }))
+    let (parts, result) = (Parts::new(1), Removed::Yes);
+    Progress::Waits(Box::new(Deleting { parts, is_single: true, is_malformed, result }))
 }
 
 /// Deletes messages, claimed or not. Those that do not exist are left out.
@@ -177,31 +168,23 @@ pub(super) fn delete_many(queue: &KnownQueue, ids: Texts<'_>, call: &mut Call<'_
         return Progress::Done(deleted());
     }
     let parts = by_partition(messages);
-    let left = parts.len();
+    let left = Parts::new(parts.len());
     for (partition, offsets) in parts {
         call.manage(queue, partition, Manage::Remove { offsets, only: Only::All });
     }
     let result = Removed::Yes;
-    Progress::Waits(Box::new(Deleting { left, is_single: false, is_malformed: false, result, fault: None }))
+    Progress::Waits(Box::new(Deleting { parts: left, is_single: false, is_malformed: false, result }))
 }
 
 impl Task for Deleting {
     fn answer(&mut self, answer: Answer, _call: &mut Call<'_, '_>) -> Option<Result<Outcome, StoreFault>> {
         let Answer::Managed { result, .. } = answer else { return None };
-        match result {
-            Ok(Managed::Removed(removed)) => {
-                if let Some(result) = removed.first() {
-                    self.result = *result;
-                }
-            }
-            Ok(_) => {}
-            Err(fault) => self.fault = self.fault.take().or(Some(fault)),
+        if let Some(Managed::Removed(removed)) = self.parts.take(result)
+            && let Some(result) = removed.first()
+        {
+            self.result = *result;
         }
-        self.left = self.left.saturating_sub(1);
-        if self.left > 0 {
-            return None;
-        }
-        if let Some(fault) = self.fault.take() {
+        if let Err(fault) = self.parts.end()? {
             return Some(Err(fault));
         }
         Some(Ok(match self.result {

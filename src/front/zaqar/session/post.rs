@@ -11,7 +11,7 @@ use super::ids::Life;
 use super::known::KnownQueue;
 use super::limits::{MESSAGE_TTL_SECS, POST_CHARACTERS_MAX, number};
 use super::outcome::{Body, Outcome};
-use super::task::{Call, Progress, Task};
+use super::task::{Call, Parts, Progress, Task};
 use crate::access::{StorageShare, Tenant};
 use crate::base::attributes::{BYTES_MAX, MESSAGES_MAX};
 use crate::base::batch::{Batch, BatchBuilder, Record, Shape};
@@ -29,8 +29,7 @@ struct Post {
     partition: Partition,
     /// The offsets of each batch, once it is stored.
     stored: Vec<Option<Range<Offset>>>,
-    left: usize,
-    fault: Option<StoreFault>,
+    parts: Parts,
     /// What is under way counts as stored.
     _share: Option<StorageShare>,
     _held: Option<HeldShare>,
@@ -62,7 +61,7 @@ pub(super) fn post(
             else {
                 return Progress::Done(Outcome::bad("Bad request. No messages."));
             };
-            let (left, stored) = (batches.len(), vec![None; batches.len()]);
+            let (parts, stored) = (Parts::new(batches.len()), vec![None; batches.len()]);
             for (sequence, batch) in batches.into_iter().enumerate() {
                 // Most of the memory that the batch takes is reserved with the request.
                 let reserved = batch.stored_bytes().min(*call.reserved);
@@ -72,16 +71,7 @@ pub(super) fn post(
                 let (sequence, target) = (Sequence(sequence as u64), queue.target(partition));
                 call.send(Command::Append { operation, sequence, target, batch, reserved, read_ns });
             }
-            let fault = None;
-            Progress::Waits(Box::new(Post {
-                life,
-                partition,
-                stored,
-                left,
-                fault,
-                _share: share,
-                _held: held,
-            }))
+            Progress::Waits(Box::new(Post { life, partition, stored, parts, _share: share, _held: held }))
         }
         Err(outcome) => Progress::Done(outcome),
     }
@@ -187,20 +177,13 @@ fn admit(
 impl Task for Post {
     fn answer(&mut self, answer: Answer, _call: &mut Call<'_, '_>) -> Option<Result<Outcome, StoreFault>> {
         let Answer::Appended { sequence, result } = answer else { return None };
-        match result {
-            Ok(Some(offsets)) => {
-                if let Some(stored) = self.stored.get_mut(usize::try_from(sequence.0).unwrap_or(usize::MAX)) {
-                    *stored = Some(offsets);
-                }
-            }
-            Ok(None) => self.fault = self.fault.take().or(Some(StoreFault::Unavailable(NO_OFFSETS))),
-            Err(fault) => self.fault = self.fault.take().or(Some(fault)),
+        let offsets = result.and_then(|offsets| offsets.ok_or(StoreFault::Unavailable(NO_OFFSETS)));
+        if let Some(offsets) = self.parts.take(offsets)
+            && let Some(stored) = self.stored.get_mut(usize::try_from(sequence.0).unwrap_or(usize::MAX))
+        {
+            *stored = Some(offsets);
         }
-        self.left = self.left.saturating_sub(1);
-        if self.left > 0 {
-            return None;
-        }
-        if let Some(fault) = self.fault.take() {
+        if let Err(fault) = self.parts.end()? {
             return Some(Err(fault));
         }
         let messages = self.stored.iter().flatten().flat_map(|offsets| offsets.start.0..offsets.end.0);

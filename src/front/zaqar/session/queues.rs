@@ -11,7 +11,7 @@ use super::ids::Life;
 use super::known::KnownQueue;
 use super::limits::PARTITIONS;
 use super::outcome::{Body, Outcome, QueueStats};
-use super::task::{Call, Progress, Task};
+use super::task::{Call, Parts, Progress, Task};
 use crate::access::Grant;
 use crate::base::attributes::{self, Attributes};
 use crate::base::error::{Fault, StoreFault};
@@ -166,11 +166,10 @@ enum Gathering {
 
 #[derive(Debug)]
 struct Gather {
-    left: u16,
+    parts: Parts,
     /// The shards that have not ended subscriptions yet: how many have, and of how many. `None` if that is not wanted.
     ending: Option<(u16, Option<u16>)>,
     what: Gathering,
-    fault: Option<StoreFault>,
 }
 
 /// Counts what a queue holds.
@@ -209,32 +208,28 @@ fn gather(
     for partition in queue.info.all() {
         call.manage(queue, partition, ask());
     }
-    Progress::Waits(Box::new(Gather { left: queue.info.partitions, ending, what, fault: None }))
+    Progress::Waits(Box::new(Gather { parts: Parts::new(queue.info.partitions.into()), ending, what }))
 }
 
 impl Task for Gather {
     fn answer(&mut self, answer: Answer, _call: &mut Call<'_, '_>) -> Option<Result<Outcome, StoreFault>> {
         match answer {
-            Answer::Managed { partition, result } => {
-                self.left = self.left.saturating_sub(1);
-                match (result, &mut self.what) {
-                    (Ok(Managed::Stats(part)), Gathering::Stats(stats)) => stats.add(partition, &part),
-                    (Ok(Managed::Offsets(offsets)), Gathering::Stats(stats)) => {
-                        *stats.offsets.get_or_insert_default() += offsets.unwrap_or(0);
-                    }
-                    (Ok(_), _) => {}
-                    (Err(fault), _) => self.fault = self.fault.take().or(Some(fault)),
+            Answer::Managed { partition, result } => match (self.parts.take(result), &mut self.what) {
+                (Some(Managed::Stats(part)), Gathering::Stats(stats)) => stats.add(partition, &part),
+                (Some(Managed::Offsets(offsets)), Gathering::Stats(stats)) => {
+                    *stats.offsets.get_or_insert_default() += offsets.unwrap_or(0);
                 }
-            }
+                _ => {}
+            },
             Answer::Subscriptions { of, .. } => {
                 self.ending = self.ending.map(|(ended, _)| (ended + 1, Some(of)));
             }
             _ => return None,
         }
-        if self.left > 0 || self.ending.is_some_and(|(ended, of)| of.is_none_or(|of| ended < of)) {
+        if self.ending.is_some_and(|(ended, of)| of.is_none_or(|of| ended < of)) {
             return None;
         }
-        if let Some(fault) = self.fault.take() {
+        if let Err(fault) = self.parts.end()? {
             return Some(Err(fault));
         }
         Some(Ok(match std::mem::replace(&mut self.what, Gathering::Purge) {

@@ -25,6 +25,30 @@ pub(super) trait Task: std::fmt::Debug {
     fn abandon(&mut self, _call: &mut Call<'_, '_>) {}
 }
 
+/// The answers that an action waits for, of several partitions or batches. It fails with the first fault.
+#[derive(Debug)]
+pub(super) struct Parts {
+    left: usize,
+    fault: Option<StoreFault>,
+}
+
+impl Parts {
+    pub(super) fn new(left: usize) -> Self {
+        Self { left, fault: None }
+    }
+
+    /// Takes the next answer, unless it is a fault.
+    pub(super) fn take<T>(&mut self, result: Result<T, StoreFault>) -> Option<T> {
+        self.left = self.left.saturating_sub(1);
+        result.map_err(|fault| self.fault.get_or_insert(fault)).ok()
+    }
+
+    /// Returns whether the action succeeds. `None` while answers are missing.
+    pub(super) fn end(&mut self) -> Option<Result<(), StoreFault>> {
+        (self.left == 0).then(|| self.fault.take().map_or(Ok(()), Err))
+    }
+}
+
 /// What an action borrows for one call.
 #[derive(Debug)]
 pub(super) struct Call<'a, 'r> {
