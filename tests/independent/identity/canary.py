@@ -20,8 +20,8 @@ def remember(secret):
 
 
 def new_secret():
-    """Creates a secret, such as a password."""
-    return remember(secrets.token_urlsafe(32))
+    """Creates a secret, such as a password. It never begins with `-`, so programs take it as an argument."""
+    return remember(secrets.token_hex(32))
 
 
 def found_in(text):
