@@ -2,9 +2,17 @@
 
 import mmap
 import os
+import shutil
 import time
 
 ROUND = 1 << 20
+
+
+def emptied(directory):
+    """Creates an empty directory. Returns once the disk has forgotten what was in it: until then, it may be slower."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    os.sync()
 
 
 def bare(directory, size, seconds):

@@ -6,12 +6,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
 
 use crate::store::log::disk::{Directory, Disk, FileName, Read, Step};
-use crate::store::log::{OsDirectory, Tag};
+use crate::store::log::{FREEING_PAUSE_MAX, FREEING_PAUSES, OsDirectory, Tag};
 
 /// Whether writes are durable when they complete (`O_DSYNC`). That combines a write and its sync, and saves
 /// one pass of the reactor before the completion is known.
@@ -100,6 +101,12 @@ impl Files {
                 if let Some(open) = self.open(*file, false).await? {
                     return read(&open, ranges).await;
                 }
+            }
+            Step::Shrink(..) => {
+                let began = Instant::now();
+                let read = self.run_blocking(vec![step]).await;
+                glommio::timer::sleep((began.elapsed() * FREEING_PAUSES).min(FREEING_PAUSE_MAX)).await;
+                return read;
             }
             _ => {}
         }

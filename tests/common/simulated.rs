@@ -347,6 +347,7 @@ impl DiskState {
             }
             Step::Sync(name) => {
                 let file = self.file(*name)?;
+                file.durable.truncate(file.now.len());
                 for sector in std::mem::take(&mut file.dirty) {
                     file.persist(sector);
                 }
@@ -354,6 +355,15 @@ impl DiskState {
             Step::Rename(from, to) => {
                 self.bad.retain(|(of, _)| of != to);
                 self.change(Change::Move(*from, *to));
+            }
+            Step::Shrink(name, bytes) => {
+                let is_durable = self.random.one_in(2);
+                if let Ok(file) = self.file(*name) {
+                    file.now.truncate(*bytes as usize);
+                    if is_durable {
+                        file.durable.truncate(*bytes as usize);
+                    }
+                }
             }
             Step::Remove(name) => {
                 self.bad.retain(|(of, _)| of != name);

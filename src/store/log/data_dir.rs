@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalogue::{Altered, Place};
@@ -14,7 +14,8 @@ use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
 use super::segment::{Past, Segment};
 use crate::base::attributes::Attributes;
-use crate::base::millis::UnixMillis;
+use crate::base::clock::Now;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::FullName;
 use crate::base::queue::{PartitionKey, QueueId, Signing, owner};
 use crate::base::units::Offset;
@@ -29,7 +30,12 @@ pub struct DataDir {
     /// The number of openings of queues since the start.
     openings: AtomicUsize,
     cuts: Cuts,
+    /// Whether a shard removes a file.
+    is_removing: AtomicBool,
 }
+
+/// For how long it is remembered that a file was taken.
+const TAKEN_FOR: Millis = Millis::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(super) struct SharedState {
@@ -43,6 +49,8 @@ pub(super) struct SharedState {
     pub segments: Vec<Arc<Segment>>,
     /// Files that held deleted segments. The first is reused first.
     pub free: VecDeque<u32>,
+    /// When the last files were taken for new segments, by the monotonic clock.
+    pub taken: VecDeque<Millis>,
     pub next_place: u32,
     pub next_number: u64,
     pub next_incarnation: u64,
@@ -58,7 +66,26 @@ pub(super) struct SharedState {
     pub orphaned: Vec<Arc<Segment>>,
 }
 
+/// How many free files are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreeRoom {
+    /// This many always.
+    pub least: usize,
+    /// No more than that, however many files were taken lately.
+    pub most: usize,
+}
+
 impl SharedState {
+    /// Returns how many free files are kept: as many as were taken lately. Without them, a server that stores
+    /// as much as expires would remove files and make others.
+    fn free_max(&mut self, now: Now, room: FreeRoom) -> usize {
+        let is_old = |at: &Millis| *at + TAKEN_FOR < now.mono;
+        while self.taken.front().is_some_and(is_old) {
+            self.taken.pop_front();
+        }
+        self.taken.len().min(room.most).max(room.least)
+    }
+
     /// Returns the key and the timeline that sign markers.
     pub(super) fn signing(&self) -> Signing {
         let History { key, timeline, is_key_new, .. } = self.history;
@@ -269,8 +296,9 @@ impl DataDir {
     }
 
     /// Takes a file for a new segment: a free one, or a new one if none is free.
-    pub(super) fn take_place(&self) -> NewPlace {
+    pub(super) fn take_place(&self, now: Now) -> NewPlace {
         let mut state = self.lock();
+        state.taken.push_back(now.mono);
         state.next_number += 1;
         let number = state.next_number;
         if let Some(place) = state.free.pop_front() {
@@ -288,15 +316,34 @@ impl DataDir {
         NewPlace { place: state.next_place - 1, number: state.next_number, is_new: true }
     }
 
-    /// Returns whether the file of a deleted segment is kept for another segment. At most `max` files are
-    /// kept.
-    pub(super) fn give_place(&self, place: u32, max: usize) -> bool {
+    /// Returns whether the file of a deleted segment is kept for another segment.
+    pub(super) fn give_place(&self, now: Now, place: u32, room: FreeRoom) -> bool {
         let mut state = self.lock();
-        let is_kept = state.free.len() < max;
+        let is_kept = state.free.len() < state.free_max(now, room);
         if is_kept {
             debug_assert!(!state.free.contains(&place), "{place} is free already");
             state.free.push_back(place);
         }
         is_kept
+    }
+
+    /// Returns the number of free files.
+    pub(super) fn free(&self) -> usize {
+        self.lock().free.len()
+    }
+
+    /// Takes a free file that is not kept any more, to remove it.
+    pub(super) fn take_surplus(&self, now: Now, room: FreeRoom) -> Option<u32> {
+        let mut state = self.lock();
+        if state.free.len() > state.free_max(now, room) { state.free.pop_back() } else { None }
+    }
+
+    /// Returns whether the shard may remove a file now, because no shard does. [`Self::end_removal`] follows.
+    pub(super) fn begin_removal(&self) -> bool {
+        !self.is_removing.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn end_removal(&self) {
+        self.is_removing.store(false, Ordering::Release);
     }
 }

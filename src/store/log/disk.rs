@@ -4,8 +4,9 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::format::BLOCK;
+use super::format::{BLOCK, ROUNDS_AT};
 
 /// The place of a new segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,15 @@ const ZEROS_AT_ONCE: u64 = 8 << 20;
 
 const _: () = assert!(ZEROS_AT_ONCE.is_multiple_of(BLOCK as u64), "zeros are written in whole blocks");
 
+/// The most bytes that one step frees. A disk may be busy for 20 ms with 64 MiB that it is told to forget
+/// (`discard`), and everything that is written meanwhile waits.
+const FREED_AT_ONCE: u64 = 8 << 20;
+
+/// The pause after such a step, relative to the time that it took, so that the disk has time for other work.
+pub const FREEING_PAUSES: u32 = 3;
+/// The longest pause.
+pub const FREEING_PAUSE_MAX: Duration = Duration::from_millis(100);
+
 /// One operation of a disk.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -132,6 +142,9 @@ pub enum Step {
     Sync(FileName),
     /// Gives a file the name of another, which it replaces.
     Rename(FileName, FileName),
+    /// Cuts a file to this many bytes, if it is longer. A missing file is no error. A file that has another name
+    /// elsewhere stays as it is.
+    Shrink(FileName, u64),
     /// Removes a file. A missing file is no error.
     Remove(FileName),
     /// Makes the creation, renaming and removal of files durable.
@@ -315,23 +328,32 @@ pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reser
 /// Returns the steps that remove a segment. First a header with another stamp makes it empty, because without
 /// its index a round that failed could come back. Then the index is removed durably, because an index without
 /// a segment means that messages are lost.
-pub fn remove_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
+///
+/// `header` must name no more bytes than the file has at the end: a shorter file is damaged.
+pub fn remove_segment(place: u32, header: Vec<u8>, bytes: u64) -> Vec<Step> {
+    let mut steps = wipe_segment(place, header);
+    steps.extend(remove_file(FileName::Segment(place), bytes));
+    steps
+}
+
+/// Returns the steps that make a segment empty, durably, and keep its file. `header` has another stamp. Its
+/// rounds stay readable for those who know the old stamp.
+pub fn wipe_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
     let file = FileName::Segment(place);
     vec![
         Step::Write(file, 0, Arc::new(header)),
         Step::Sync(file),
         Step::Remove(FileName::Index(place)),
         Step::SyncDirectory,
-        Step::Remove(file),
     ]
 }
 
-/// Returns the steps that make a segment empty, durably, and keep its file. `header` has another stamp. Its
-/// rounds stay readable for those who know the old stamp.
-pub fn wipe_segment(place: u32, header: Vec<u8>) -> Vec<Step> {
-    let mut steps = remove_segment(place, header);
-    steps.pop();
-    steps
+/// Returns the steps that remove a file of this many bytes, little by little. The header of a segment stays
+/// until the end.
+pub fn remove_file(file: FileName, bytes: u64) -> Vec<Step> {
+    let ends = (1..=bytes / FREED_AT_ONCE).rev().map(|part| part * FREED_AT_ONCE).chain([ROUNDS_AT]);
+    let shrink = ends.filter(|end| *end < bytes).map(|end| Step::Shrink(file, end));
+    shrink.chain([Step::Remove(file)]).collect()
 }
 
 /// Returns the steps that give a new segment its name, once it is complete. Until the rename, a start ignores

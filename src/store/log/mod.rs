@@ -74,6 +74,7 @@ mod queues;
 mod reading;
 mod reason;
 mod recovery;
+mod removal;
 pub mod scan;
 mod segment;
 mod segments;
@@ -95,8 +96,10 @@ pub(in crate::store) mod simulated;
 #[cfg(test)]
 mod tests;
 
+
 pub use cut::{Cut, CutCatalogue, CutSegment, NoCut, NotHeld};
 pub use data_dir::DataDir;
+pub use disk::{FREEING_PAUSES, FREEING_PAUSE_MAX};
 pub use format::BLOCK;
 pub use grouping::GROUPING_BYTES_MAX;
 pub use history::{HISTORY_BYTES_MAX, Moment};
@@ -121,6 +124,7 @@ use self::partition::LogPartition;
 use self::partitions::Partitions;
 use self::queues::Queues;
 use self::reading::forget;
+use self::removal::Removal;
 use self::segments::{SegmentLimits, Segments};
 use self::state::States;
 use self::timestamps::Timestamps;
@@ -155,6 +159,7 @@ pub struct Log<T: Asker, D> {
     /// The last cut that the shard contributed to.
     contributed: Option<u64>,
     grouper: Grouper,
+    removal: Removal,
     /// When the next tick is due, by the monotonic clock.
     tick_due: Millis,
     /// When the grouper is looked at before that.
@@ -183,13 +188,14 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         let mut log = Self {
             queues: Queues::new(shard, catalogue),
             partitions: Partitions::new(found, share(config.tail_bytes)),
-            segments: Segments::new(shard, shards, limits, segments, used),
+            segments: Segments::new(shard, shards, limits, segments, used, dir.free() > 0),
             writer: Writer::new(shard, config.segment_bytes, is_synced),
             timestamps: Timestamps::new(dir.newest()),
             backlog: Backlog::new(shard, share(config.read_bytes)),
             states: States::new(stateful),
             contributed: None,
             grouper: Grouper::new(shard, config.grouping, group_limits),
+            removal: Removal::default(),
             tick_due: Millis::ZERO,
             step_due: None,
             completions: VecDeque::new(),
@@ -198,8 +204,15 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         };
         let Self { partitions, writer, .. } = &mut log;
         partitions.mark_ends(|id| writer.mark(id));
-        log.make_segment(Reserve::Keep);
+        log.make_segment(Now::at_ms(0, 0), Reserve::Keep);
         log
+    }
+}
+
+impl<T: Asker, D> Log<T, D> {
+    /// Returns whether files may have to be removed.
+    fn needs_removals(&self) -> bool {
+        self.segments.may_have_surplus() || !self.removal.is_done()
     }
 }
 
@@ -294,6 +307,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             || self.partitions.counters().stored > 0
             || self.writer.is_in_trouble()
             || self.queues.needs_retry()
+            || self.needs_removals()
     }
 
     fn forget(&mut self, queue: QueueId, incarnation: u64) {
@@ -362,7 +376,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn handle_stop(&mut self, now: Now) -> bool {
-        self.grouper.stop(&mut self.disk);
+        self.grouper.stop(&mut self.removal);
         self.work(now);
         self.stop()
     }

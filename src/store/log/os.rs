@@ -128,6 +128,20 @@ impl OsDirectory {
         Ok(())
     }
 
+    fn shrink(&self, file: FileName, bytes: u64) -> io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        let file = match self.writable(file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
+        let found = file.metadata()?;
+        // Another name is another owner's, such as a copy of the directory that was made of links.
+        if found.nlink() == 1 && found.len() > bytes {
+            file.set_len(bytes)?;
+        }
+        Ok(())
+    }
+
     fn read(&self, file: FileName, ranges: &[(u64, usize)]) -> Read {
         let file = File::open(self.path_of(file))?;
         let length = file.metadata()?.len();
@@ -222,6 +236,7 @@ impl Directory for OsDirectory {
                 _ => {}
             },
             Step::SyncDirectory => File::open(&self.path)?.sync_all()?,
+            Step::Shrink(file, bytes) => self.shrink(*file, *bytes)?,
             Step::Read(file, ranges) => return self.read(*file, ranges),
             Step::Salvage(file, ranges) => {
                 // Bytes from the page cache would say nothing about the medium.

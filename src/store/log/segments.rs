@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
-use super::data_dir::DataDir;
-use super::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, remove_segment, save_index};
+use super::data_dir::{DataDir, FreeRoom};
+use super::disk::{Disk, NewPlace, Reserve, make_segment, save_index};
 use super::features::Features;
 use super::header::SegmentHeader;
 use super::history::Sealed;
 use super::index::{Index, Span};
 use super::journal::{Active, new_stamp};
+use super::removal::{Removal, Unneeded};
 use super::segment::Segment;
 use super::tag::Tag;
 use crate::base::clock::Now;
@@ -46,17 +47,20 @@ pub(super) struct Segments {
     stopping: Option<(u64, Sealed)>,
     /// Sealed segments, oldest first.
     kept: Vec<Arc<Segment>>,
+    /// Whether there may be free files that are not kept for long.
+    may_have_surplus: bool,
 }
 
 impl Segments {
     /// Starts with the segments that were found for shard `shard` of `shards`.
-    /// `used` are the features that their messages use.
+    /// `used` are the features that their messages use. `may_have_surplus` says whether there are free files.
     pub(super) fn new(
         shard: u16,
         shards: u16,
         limits: SegmentLimits,
         kept: Vec<Arc<Segment>>,
         used: Features,
+        may_have_surplus: bool,
     ) -> Self {
         debug_assert!(kept.is_sorted_by_key(|segment| (segment.order, segment.number)), "oldest first");
         Self {
@@ -70,6 +74,7 @@ impl Segments {
             indexing: HashMap::new(),
             stopping: None,
             kept,
+            may_have_surplus,
         }
     }
 
@@ -80,6 +85,11 @@ impl Segments {
     /// Returns the sealed segments, oldest first.
     pub(super) fn kept(&self) -> &[Arc<Segment>] {
         &self.kept
+    }
+
+    /// Returns whether files may have to be removed later, so that ticks are needed.
+    pub(super) fn may_have_surplus(&self) -> bool {
+        self.may_have_surplus
     }
 
     pub(super) fn has_spare(&self) -> bool {
@@ -95,6 +105,7 @@ impl Segments {
     /// made. One that is ready without these features gets another header.
     pub(super) fn make(
         &mut self,
+        now: Now,
         dir: &DataDir,
         disk: &mut impl Disk<Tag>,
         reserve: Reserve,
@@ -112,7 +123,7 @@ impl Segments {
                 (place, SegmentHeader { features, ..header })
             }
             None => {
-                let place = dir.take_place();
+                let place = dir.take_place(now);
                 let (stamp, number) = (new_stamp(), place.number);
                 (place, SegmentHeader { stamp, number, bytes, features })
             }
@@ -126,7 +137,7 @@ impl Segments {
     pub(super) fn make_ahead(&mut self, now: Now, dir: &DataDir, disk: &mut impl Disk<Tag>, used: Features) {
         if self.make_again <= now.mono {
             self.used = used;
-            self.make(dir, disk, Reserve::Keep, used);
+            self.make(now, dir, disk, Reserve::Keep, used);
         }
     }
 
@@ -137,7 +148,7 @@ impl Segments {
         now: Now,
         again: Millis,
         result: &io::Result<()>,
-        disk: &mut impl Disk<Tag>,
+        removal: &mut Removal,
     ) {
         let Some((place, header)) = self.making.take() else { return };
         debug_assert!(self.spare.is_none(), "one is made while none is ready");
@@ -147,11 +158,11 @@ impl Segments {
             return;
         }
         // If the disk is full, the room is needed.
-        let steps = match place.is_new {
-            true => vec![Step::Remove(FileName::Segment(place.place))],
-            false => remove_segment(place.place, header.encode()),
-        };
-        disk.submit(Tag::Remove, steps);
+        let NewPlace { place, number, is_new } = place;
+        removal.add(match is_new {
+            true => Unneeded::Unmade { place },
+            false => Unneeded::Segment { place, number, bytes: header.bytes },
+        });
     }
 
     /// Seals the segment that was written. Returns it with the content of its index file.
@@ -181,8 +192,34 @@ impl Segments {
     }
 
     /// Returns whether the file of a removed segment is kept for another segment.
-    pub(super) fn give_back(&self, dir: &DataDir, place: u32, bytes: u64) -> bool {
-        bytes == self.limits.segment_bytes && dir.give_place(place, usize::from(self.shards))
+    pub(super) fn give_back(&mut self, now: Now, dir: &DataDir, place: u32, bytes: u64) -> bool {
+        let is_kept = bytes == self.limits.segment_bytes && dir.give_place(now, place, self.free_room());
+        self.may_have_surplus |= is_kept;
+        is_kept
+    }
+
+    /// Returns how many free files all shards keep. Beyond one for each shard, they count to `log_max_bytes`,
+    /// as if each shard had as much as this one.
+    fn free_room(&self) -> FreeRoom {
+        let SegmentLimits { segment_bytes, max_bytes, .. } = self.limits;
+        let shards = u64::from(self.shards);
+        let kept: u64 = self.kept.iter().map(|segment| segment.bytes).sum();
+        let most = match max_bytes {
+            0 => usize::MAX,
+            max => (max.saturating_sub(kept * shards) / segment_bytes.max(1)) as usize,
+        };
+        FreeRoom { least: usize::from(self.shards), most }
+    }
+
+    /// Removes a free file that is not kept any more, if there is one.
+    pub(super) fn trim(&mut self, now: Now, dir: &DataDir, removal: &mut Removal) {
+        if self.may_have_surplus && removal.is_done() {
+            let bytes = self.limits.segment_bytes;
+            match dir.take_surplus(now, self.free_room()) {
+                Some(place) => removal.add(Unneeded::Segment { place, number: 0, bytes }),
+                None => self.may_have_surplus = dir.free() > usize::from(self.shards),
+            }
+        }
     }
 
     /// Records the segment that was sealed as the shard stopped, and whose rounds end at `end`. Once its
@@ -250,8 +287,9 @@ impl Segments {
     /// Releases the files of segments in which no partition has messages, unless `takes` takes them over.
     pub(super) fn remove_gone(
         &mut self,
+        now: Now,
         dir: &DataDir,
-        disk: &mut impl Disk<Tag>,
+        removal: &mut Removal,
         mut takes: impl FnMut(&Segment) -> bool,
     ) {
         // A reader of a segment holds it, too. A file must not be reused while an index is being written for
@@ -262,10 +300,9 @@ impl Segments {
         };
         let gone: Vec<Arc<Segment>> = self.kept.extract_if(.., is_gone).collect();
         for segment in gone.into_iter().filter(|segment| !takes(segment)) {
-            if !self.give_back(dir, segment.place, segment.bytes) {
-                let Segment { number, bytes, .. } = *segment;
-                let header = SegmentHeader { stamp: new_stamp(), number, bytes, features: Features::NONE };
-                disk.submit(Tag::Remove, remove_segment(segment.place, header.encode()));
+            let Segment { place, number, bytes, .. } = *segment;
+            if !self.give_back(now, dir, place, bytes) {
+                removal.add(Unneeded::Segment { place, number, bytes });
             }
         }
     }

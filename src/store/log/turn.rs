@@ -59,16 +59,12 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 Tag::Round => self.handle_round(now, read.map(drop)),
                 Tag::Make => self.handle_made(now, read.map(drop)),
                 Tag::Index(number) => self.handle_indexed(now, number, read.map(drop)),
-                Tag::Remove => {
-                    if let Err(error) = read {
-                        tracing::warn!(%error, "removal of an unneeded file failed");
-                    }
-                }
+                Tag::Remove => self.removal.handle_removed(self.segments.shard(), read, &self.dir),
                 Tag::Group => self.handle_grouped(now, read),
                 Tag::Wipe(place) => {
-                    let Self { grouper, segments, dir, disk, .. } = self;
-                    let give_back = |place, bytes| segments.give_back(dir, place, bytes);
-                    grouper.handle_wiped(place, read.map(drop), give_back, disk);
+                    let Self { grouper, segments, dir, removal, .. } = self;
+                    let give_back = |place, bytes| segments.give_back(now, dir, place, bytes);
+                    grouper.handle_wiped(place, read.map(drop), give_back, removal);
                     self.begin_group(now);
                 }
                 Tag::Catalogue => {
@@ -86,6 +82,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         if self.grouper.is_due(now) && !self.writer.is_in_trouble() {
             self.grouper.work(now, &mut self.disk);
         }
+        self.removal.work(&self.dir, &mut self.disk);
     }
 
     /// Returns when the next tick is due, or the next step of the grouper.
@@ -98,9 +95,9 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Begins to group segments, if some should be. While nothing can be written, no group holds segments, so
     /// that those that nobody needs are freed.
     pub(super) fn begin_group(&mut self, now: Now) {
-        let Self { grouper, segments, dir, disk, .. } = self;
+        let Self { grouper, segments, dir, removal, .. } = self;
         if self.writer.is_in_trouble() {
-            grouper.drop_group(disk);
+            grouper.drop_group(removal);
         } else {
             grouper.begin(now, segments.kept(), |number| segments.is_indexed(number), dir);
         }
@@ -108,9 +105,9 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 
     /// Handles the end of a step of the grouper. Once a grouped segment is complete, partitions use it.
     fn handle_grouped(&mut self, now: Now, read: Read) {
-        let Self { grouper, partitions, disk, .. } = self;
+        let Self { grouper, partitions, removal, .. } = self;
         let find = |id, number, head: &SpanHead| partitions.place_of(id, number, head);
-        let Some(made) = grouper.handle(now, read, find, disk) else { return };
+        let Some(made) = grouper.handle(now, read, find, removal) else { return };
         let Made { header, order, output, replaced, offsets } = made;
         let heads = output.spans.values().map(|span| &span.head);
         let segment = Arc::new(Segment::new(output.place, &header, output.end, heads).in_order(order));
@@ -118,13 +115,13 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.segments.add_grouped(segment.clone(), index);
         self.partitions.group(&segment, output.spans, &replaced.into_iter().collect(), offsets);
         submit_index(&mut self.disk, &segment, bytes);
-        self.remove_gone();
+        self.remove_gone(now);
     }
 
     /// Releases the files of segments that nobody needs.
-    fn remove_gone(&mut self) {
-        let Self { segments, grouper, dir, disk, .. } = self;
-        segments.remove_gone(dir, disk, |segment| grouper.take_gone(segment));
+    fn remove_gone(&mut self, now: Now) {
+        let Self { segments, grouper, dir, disk, removal, .. } = self;
+        segments.remove_gone(now, dir, removal, |segment| grouper.take_gone(segment));
         grouper.wipe(disk);
     }
 
@@ -157,7 +154,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 let needed = self.writer.journal().pending_features();
                 match self.segments.take_spare(needed) {
                     Some(segment) => self.writer.journal().begin(segment),
-                    None => return self.make_segment(Reserve::Keep),
+                    None => return self.make_segment(now, Reserve::Keep),
                 }
             }
             self.timestamps.give(now);
@@ -204,20 +201,20 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     }
 
     /// Makes a segment, unless one is ready or being made.
-    pub(super) fn make_segment(&mut self, reserve: Reserve) {
+    pub(super) fn make_segment(&mut self, now: Now, reserve: Reserve) {
         let needed = self.writer.journal().pending_features();
-        self.segments.make(&self.dir, &mut self.disk, reserve, needed);
+        self.segments.make(now, &self.dir, &mut self.disk, reserve, needed);
     }
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
-        self.segments.handle_made(now, TICK, &result, &mut self.disk);
+        self.segments.handle_made(now, TICK, &result, &mut self.removal);
         if result.as_ref().is_err_and(is_disk_full) && self.dir.cuts().give_up() {
             tracing::warn!(
                 shard = self.segments.shard(),
                 "disk full: the backup that is under way fails, because the log needs the files that it held"
             );
-            self.remove_gone();
-            return self.make_segment(Reserve::Keep);
+            self.remove_gone(now);
+            return self.make_segment(now, Reserve::Keep);
         }
         match result {
             Ok(()) if self.writer.is_cut() => {}
@@ -258,7 +255,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                     if self.segments.has_spare() {
                         self.writer.recover();
                     }
-                    self.make_segment(Reserve::Keep);
+                    self.make_segment(now, Reserve::Keep);
                 }
             }
             Err(error) if is_cut => self.fail(now, "write of an index failed", &error),
@@ -277,7 +274,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.timestamps.follow(now, jump);
         self.seal_and_index();
         if jump == ClockJump::Back {
-            self.grouper.drop_group(&mut self.disk);
+            self.grouper.drop_group(&mut self.removal);
             self.segments.cap(now.unix);
             self.backlog.forget_windows();
             let Self { partitions, writer, .. } = self;
@@ -299,7 +296,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             |id| marks.push(id),
         );
         marks.into_iter().for_each(|id| self.writer.mark(id));
-        self.remove_gone();
+        self.remove_gone(now);
+        self.segments.trim(now, &self.dir, &mut self.removal);
         // While nothing can be written, a snapshot would only fail.
         if !self.writer.is_in_trouble() {
             let stale = stale(self.partitions.known_states(), self.segments.kept());
@@ -318,7 +316,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             submit_index(&mut self.disk, &segment, index);
         } else if !self.writer.is_cut() {
             let pays = self.segments.frees_room(now.unix, &self.partitions.movable_spans(now.unix));
-            self.make_segment(if pays { Reserve::Use } else { Reserve::Keep });
+            self.make_segment(now, if pays { Reserve::Use } else { Reserve::Keep });
         }
     }
 

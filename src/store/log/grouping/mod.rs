@@ -31,12 +31,13 @@ pub use self::gather::{GATHER_BYTES, PIECE_BYTES};
 use self::group::{Group, Obstacle, Work};
 pub(super) use self::group::{Made, Place};
 use super::data_dir::DataDir;
-use super::disk::{Disk, FileName, Read, Step, remove_segment, wipe_segment};
+use super::disk::{Disk, Read, wipe_segment};
 use super::features::Features;
 use super::format::PartitionId;
 use super::header::SegmentHeader;
 use super::index::SpanHead;
 use super::journal::{ROUND_BYTES, new_stamp};
+use super::removal::{Removal, Unneeded};
 use super::segment::Segment;
 use super::tag::Tag;
 use crate::base::clock::Now;
@@ -136,16 +137,16 @@ impl Grouper {
     }
 
     /// Begins no step from now on, because the server stops. What is begun is dropped by the next start.
-    pub(super) fn stop(&mut self, disk: &mut impl Disk<Tag>) {
+    pub(super) fn stop(&mut self, removal: &mut Removal) {
         self.is_on = false;
-        self.drop_group(disk);
+        self.drop_group(removal);
     }
 
     /// Drops the group that is being made, because what is known of its messages has changed.
-    pub(super) fn drop_group(&mut self, disk: &mut impl Disk<Tag>) {
+    pub(super) fn drop_group(&mut self, removal: &mut Removal) {
         self.is_dropped = true;
         if !self.is_under_way {
-            self.remove_group(disk);
+            self.remove_group(removal);
         }
     }
 
@@ -202,12 +203,12 @@ impl Grouper {
         now: Now,
         read: Read,
         find: impl Fn(PartitionId, u64, &SpanHead) -> Option<Place>,
-        disk: &mut impl Disk<Tag>,
+        removal: &mut Removal,
     ) -> Option<Made> {
         self.is_under_way = false;
         let group = self.group.as_mut()?;
         if self.is_dropped {
-            self.remove_group(disk);
+            self.remove_group(removal);
             return None;
         }
         let is_finishing = group.is_finishing();
@@ -225,7 +226,7 @@ impl Grouper {
             }
             Err(error) => {
                 tracing::warn!(shard = self.shard, %error, "write of a grouped segment failed; the segments stay as they are");
-                self.remove_group(disk);
+                self.remove_group(removal);
                 self.again = now.mono + RETRY;
                 return None;
             }
@@ -250,24 +251,23 @@ impl Grouper {
                     }
                     Obstacle::Unneeded => {}
                 }
-                self.remove_group(disk);
+                self.remove_group(removal);
             }
         }
         None
     }
 
     /// Removes the files of the group, which is not complete as far as is known.
-    fn remove_group(&mut self, disk: &mut impl Disk<Tag>) {
+    fn remove_group(&mut self, removal: &mut Removal) {
         let Some(group) = self.group.take() else { return };
-        if !group.is_finishing() {
-            return disk.submit(Tag::Remove, vec![Step::Remove(FileName::NewSegment(group.place()))]);
+        let (place, bytes) = (group.place(), group.bytes());
+        removal.add(Unneeded::Ungrouped { place, bytes });
+        if group.is_finishing() {
+            // The segment may have its name. Then the next start uses it in place of the old ones. Another
+            // group of them must not exist beside it.
+            self.unfit.extend(group.numbers());
+            removal.add_first(Unneeded::Segment { place, number: 0, bytes });
         }
-        // The segment may have its name. Then the next start uses it in place of the old ones. Another group
-        // of them must not exist beside it.
-        self.unfit.extend(group.numbers());
-        let mut steps = vec![Step::Remove(FileName::NewSegment(group.place()))];
-        steps.extend(remove_segment(group.place(), empty_header(0, group.bytes())));
-        disk.submit(Tag::Remove, steps);
     }
 
     /// Returns whether another segment replaces the one with this number.
@@ -290,8 +290,9 @@ impl Grouper {
     pub(super) fn wipe(&mut self, disk: &mut impl Disk<Tag>) {
         for file in self.wiping.iter_mut().filter(|file| !file.is_being_wiped) {
             file.is_being_wiped = true;
-            let header = empty_header(file.number, file.bytes);
-            disk.submit(Tag::Wipe(file.place), wipe_segment(file.place, header));
+            let Replaced { number, bytes, .. } = *file;
+            let header = SegmentHeader { stamp: new_stamp(), number, bytes, features: Features::NONE };
+            disk.submit(Tag::Wipe(file.place), wipe_segment(file.place, header.encode()));
         }
     }
 
@@ -301,7 +302,7 @@ impl Grouper {
         place: u32,
         result: io::Result<()>,
         give_back: impl FnOnce(u32, u64) -> bool,
-        disk: &mut impl Disk<Tag>,
+        removal: &mut Removal,
     ) {
         let Some(index) = self.wiping.iter().position(|file| file.place == place) else { return };
         if let Err(error) = result {
@@ -309,15 +310,10 @@ impl Grouper {
             self.wiping[index].is_being_wiped = false;
             return;
         }
-        let Replaced { place, bytes, .. } = self.wiping.swap_remove(index);
+        let Replaced { place, number, bytes, .. } = self.wiping.swap_remove(index);
         self.counters.files += 1;
         if !give_back(place, bytes) {
-            disk.submit(Tag::Remove, vec![Step::Remove(FileName::Segment(place))]);
+            removal.add(Unneeded::Segment { place, number, bytes });
         }
     }
-}
-
-/// Returns the header of a segment without rounds.
-fn empty_header(number: u64, bytes: u64) -> Vec<u8> {
-    SegmentHeader { stamp: new_stamp(), number, bytes, features: Features::NONE }.encode()
 }

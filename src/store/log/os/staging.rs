@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Instant;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -11,7 +13,7 @@ use rustix::io::Errno;
 use super::direct::owner_to_keep;
 use super::{DirectDirectory, DirectoryLock, OsDirectory};
 use crate::store::log::backup::Earlier;
-use crate::store::log::disk::{Directory, FileName};
+use crate::store::log::disk::{Directory, FREEING_PAUSE_MAX, FREEING_PAUSES, FileName, Step, remove_file};
 
 /// What follows the name of a backup in the name of the directory in which it is made. Nobody else names a directory
 /// so, because what is found in it is removed.
@@ -167,8 +169,16 @@ fn clear(path: &Path) -> io::Result<()> {
     if manifest.exists() {
         fs::remove_file(manifest)?;
     }
-    for (file, _) in OsDirectory::new(path, 0).list()? {
-        fs::remove_file(path.join(file.to_string()))?;
+    let directory = OsDirectory::new(path, 0);
+    for (file, bytes) in directory.list()? {
+        for step in remove_file(file, bytes) {
+            let began = Instant::now();
+            directory.run(&step)?;
+            // A server may use the same disk.
+            if let Step::Shrink(..) = step {
+                sleep((began.elapsed() * FREEING_PAUSES).min(FREEING_PAUSE_MAX));
+            }
+        }
     }
     Ok(())
 }

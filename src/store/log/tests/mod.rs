@@ -12,6 +12,7 @@ mod golden;
 mod grouping;
 mod judge;
 mod missing;
+mod removal;
 mod restores;
 mod room;
 mod state;

@@ -91,10 +91,8 @@ fn offsets_continue_after_expired_messages_and_their_files_are_reused() {
         world.pass(Millis::new(5_000));
     }
     let segments = world.segments();
-    assert!(
-        segments <= 3 * usize::from(world.shards()),
-        "{segments} files, although one or two would suffice"
-    );
+    // Those that are written, the next ones, and those that are free for ten seconds.
+    assert!(segments <= 6 * usize::from(world.shards()), "{segments} files, although few would suffice");
     world.disk.lose_power();
     world.crash();
     assert!(world.open(0));
