@@ -96,10 +96,9 @@ pub(in crate::store) mod simulated;
 #[cfg(test)]
 mod tests;
 
-
 pub use cut::{Cut, CutCatalogue, CutSegment, NoCut, NotHeld};
 pub use data_dir::DataDir;
-pub use disk::{FREEING_PAUSES, FREEING_PAUSE_MAX};
+pub use disk::{FREEING_PAUSE_MAX, FREEING_PAUSES};
 pub use format::BLOCK;
 pub use grouping::GROUPING_BYTES_MAX;
 pub use history::{HISTORY_BYTES_MAX, Moment};

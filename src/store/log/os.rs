@@ -249,3 +249,29 @@ impl Directory for OsDirectory {
         Ok(Vec::new())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_cut_unless_it_has_another_name() {
+        let path = std::env::temp_dir().join(format!("millstream-shrink-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        let directory = OsDirectory::new(&path, 0);
+        let file = FileName::Segment(7);
+        let bytes = || fs::metadata(directory.path_of(file)).unwrap().len();
+        directory.run(&Step::Shrink(file, 1)).expect("a missing file is no error");
+        fs::write(directory.path_of(file), [1; 3 * BLOCK]).unwrap();
+        let link = path.join("link");
+        fs::hard_link(directory.path_of(file), &link).unwrap();
+        directory.run(&Step::Shrink(file, BLOCK as u64)).unwrap();
+        assert_eq!(fs::read(&link).unwrap(), [1; 3 * BLOCK], "the other name's content is whole");
+        fs::remove_file(link).unwrap();
+        directory.run(&Step::Shrink(file, BLOCK as u64)).unwrap();
+        assert_eq!(bytes(), BLOCK as u64);
+        directory.run(&Step::Shrink(file, 2 * BLOCK as u64)).unwrap();
+        assert_eq!(bytes(), BLOCK as u64, "no file is extended");
+        fs::remove_dir_all(&path).unwrap();
+    }
+}

@@ -67,7 +67,8 @@ fn free_files_are_removed_once_no_more_are_written() {
 #[test]
 fn free_files_count_to_the_limit_of_size() {
     let limits = Settings { max_bytes: 8 * (64 << 10), ..config() };
-    let mut world = (0..).map(|seed| World::new(seed, limits.clone())).find(|world| world.shards() == 1).unwrap();
+    let mut world =
+        (0..).map(|seed| World::new(seed, limits.clone())).find(|world| world.shards() == 1).unwrap();
     assert!(world.open(0));
     for _ in 0..4 {
         store(&mut world, 2 * AT_ONCE);
@@ -132,9 +133,9 @@ fn one_shard_at_a_time_removes_files() {
         world.tick();
         world.disk.advance();
         let files = world.disk.list().unwrap();
-        let short = files.iter().filter(|(file, bytes)| {
-            matches!(file, FileName::Segment(_)) && *bytes < config().segment_bytes
-        });
+        let short = files
+            .iter()
+            .filter(|(file, bytes)| matches!(file, FileName::Segment(_)) && *bytes < config().segment_bytes);
         assert!(short.count() <= 1, "{files:?}");
         world.poll();
         last = world.segments();
