@@ -12,7 +12,7 @@ use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
 
 use crate::store::log::disk::{Directory, Disk, FileName, Read, Step};
-use crate::store::log::{FREEING_PAUSE_MAX, FREEING_PAUSES, OsDirectory, Tag};
+use crate::store::log::{OsDirectory, Tag, freeing_pause};
 
 /// Whether writes are durable when they complete (`O_DSYNC`). That combines a write and its sync, and saves
 /// one pass of the reactor before the completion is known.
@@ -105,7 +105,7 @@ impl Files {
             Step::Shrink(..) => {
                 let began = Instant::now();
                 let read = self.run_blocking(vec![step]).await;
-                glommio::timer::sleep((began.elapsed() * FREEING_PAUSES).min(FREEING_PAUSE_MAX)).await;
+                glommio::timer::sleep(freeing_pause(began.elapsed())).await;
                 return read;
             }
             _ => {}

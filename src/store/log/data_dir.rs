@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::catalogue::{Altered, Place};
@@ -12,6 +12,7 @@ use super::cut::{Cut, CutSegment, Cuts, NoCut, NotHeld};
 use super::disk::{Directory, NewPlace};
 use super::format::PartitionId;
 use super::history::{History, Moment, Sealed};
+use super::removal::Removals;
 use super::segment::{Past, Segment};
 use crate::base::attributes::Attributes;
 use crate::base::clock::Now;
@@ -30,8 +31,7 @@ pub struct DataDir {
     /// The number of openings of queues since the start.
     openings: AtomicUsize,
     cuts: Cuts,
-    /// Whether a shard removes a file.
-    is_removing: AtomicBool,
+    removals: Removals,
 }
 
 /// For how long it is remembered that a file was taken.
@@ -79,11 +79,15 @@ impl SharedState {
     /// Returns how many free files are kept: as many as were taken lately. Without them, a server that stores
     /// as much as expires would remove files and make others.
     fn free_max(&mut self, now: Now, room: FreeRoom) -> usize {
+        self.forget_taken(now);
+        self.taken.len().min(room.most).max(room.least)
+    }
+
+    fn forget_taken(&mut self, now: Now) {
         let is_old = |at: &Millis| *at + TAKEN_FOR < now.mono;
         while self.taken.front().is_some_and(is_old) {
             self.taken.pop_front();
         }
-        self.taken.len().min(room.most).max(room.least)
     }
 
     /// Returns the key and the timeline that sign markers.
@@ -144,6 +148,12 @@ impl DataDir {
     #[inline]
     pub(super) fn cuts(&self) -> &Cuts {
         &self.cuts
+    }
+
+    /// Returns the files that wait for their removal.
+    #[inline]
+    pub(super) fn removals(&self) -> &Removals {
+        &self.removals
     }
 
     /// Notes that a shard has stopped, and has sealed its last segment.
@@ -295,13 +305,15 @@ impl DataDir {
         }
     }
 
-    /// Takes a file for a new segment: a free one, or a new one if none is free.
-    pub(super) fn take_place(&self, now: Now) -> NewPlace {
+    /// Takes a file of this many bytes for a new segment: a free one, one that waits for its removal, or a new
+    /// one.
+    pub(super) fn take_place(&self, now: Now, bytes: u64) -> NewPlace {
         let mut state = self.lock();
+        state.forget_taken(now);
         state.taken.push_back(now.mono);
         state.next_number += 1;
         let number = state.next_number;
-        if let Some(place) = state.free.pop_front() {
+        if let Some(place) = state.free.pop_front().or_else(|| self.removals.take_back(bytes)) {
             return NewPlace { place, number, is_new: false };
         }
         state.next_place += 1;
@@ -336,14 +348,5 @@ impl DataDir {
     pub(super) fn take_surplus(&self, now: Now, room: FreeRoom) -> Option<u32> {
         let mut state = self.lock();
         if state.free.len() > state.free_max(now, room) { state.free.pop_back() } else { None }
-    }
-
-    /// Returns whether the shard may remove a file now, because no shard does. [`Self::end_removal`] follows.
-    pub(super) fn begin_removal(&self) -> bool {
-        !self.is_removing.swap(true, Ordering::AcqRel)
-    }
-
-    pub(super) fn end_removal(&self) {
-        self.is_removing.store(false, Ordering::Release);
     }
 }

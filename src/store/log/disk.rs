@@ -116,9 +116,15 @@ const _: () = assert!(ZEROS_AT_ONCE.is_multiple_of(BLOCK as u64), "zeros are wri
 const FREED_AT_ONCE: u64 = 8 << 20;
 
 /// The pause after such a step, relative to the time that it took, so that the disk has time for other work.
-pub const FREEING_PAUSES: u32 = 3;
-/// The longest pause.
-pub const FREEING_PAUSE_MAX: Duration = Duration::from_millis(100);
+const FREEING_PAUSES: u32 = 3;
+/// The shortest and the longest pause. A file system with a journal may tell the disk later than in the step.
+const FREEING_PAUSE_MIN: Duration = Duration::from_millis(8);
+const FREEING_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Returns the pause after a [`Step::Shrink`] that took this long.
+pub fn freeing_pause(took: Duration) -> Duration {
+    (took * FREEING_PAUSES).clamp(FREEING_PAUSE_MIN, FREEING_PAUSE_MAX)
+}
 
 /// One operation of a disk.
 #[derive(Clone, Debug)]
@@ -449,6 +455,25 @@ mod tests {
             }
         }
         assert!(salvaged(0..0, 2).is_err_and(|error| !is_unreadable(&error)));
+    }
+
+    #[test]
+    fn a_file_is_removed_in_steps_that_free_little() {
+        for bytes in
+            [0, 1, ROUNDS_AT, ROUNDS_AT + 1, FREED_AT_ONCE, 3 * FREED_AT_ONCE, 64 << 20, (64 << 20) + 4096]
+        {
+            let file = FileName::Segment(3);
+            let steps = remove_file(file, bytes);
+            let mut left = bytes;
+            for step in &steps[..steps.len() - 1] {
+                let Step::Shrink(of, end) = step else { panic!("{step:?}") };
+                assert_eq!(*of, file);
+                assert!(*end < left && left - end <= FREED_AT_ONCE, "{bytes}: {end} after {left}");
+                left = *end;
+            }
+            assert!(left <= ROUNDS_AT, "{bytes}: {left}");
+            assert!(matches!(steps.last(), Some(Step::Remove(of)) if *of == file));
+        }
     }
 
     #[test]

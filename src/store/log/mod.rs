@@ -98,7 +98,7 @@ mod tests;
 
 pub use cut::{Cut, CutCatalogue, CutSegment, NoCut, NotHeld};
 pub use data_dir::DataDir;
-pub use disk::{FREEING_PAUSE_MAX, FREEING_PAUSES};
+pub use disk::freeing_pause;
 pub use format::BLOCK;
 pub use grouping::GROUPING_BYTES_MAX;
 pub use history::{HISTORY_BYTES_MAX, Moment};
@@ -123,7 +123,6 @@ use self::partition::LogPartition;
 use self::partitions::Partitions;
 use self::queues::Queues;
 use self::reading::forget;
-use self::removal::Removal;
 use self::segments::{SegmentLimits, Segments};
 use self::state::States;
 use self::timestamps::Timestamps;
@@ -158,7 +157,6 @@ pub struct Log<T: Asker, D> {
     /// The last cut that the shard contributed to.
     contributed: Option<u64>,
     grouper: Grouper,
-    removal: Removal,
     /// When the next tick is due, by the monotonic clock.
     tick_due: Millis,
     /// When the grouper is looked at before that.
@@ -194,7 +192,6 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             states: States::new(stateful),
             contributed: None,
             grouper: Grouper::new(shard, config.grouping, group_limits),
-            removal: Removal::default(),
             tick_due: Millis::ZERO,
             step_due: None,
             completions: VecDeque::new(),
@@ -205,13 +202,6 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         partitions.mark_ends(|id| writer.mark(id));
         log.make_segment(Now::at_ms(0, 0), Reserve::Keep);
         log
-    }
-}
-
-impl<T: Asker, D> Log<T, D> {
-    /// Returns whether files may have to be removed.
-    fn needs_removals(&self) -> bool {
-        self.segments.may_have_surplus() || !self.removal.is_done()
     }
 }
 
@@ -306,7 +296,8 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
             || self.partitions.counters().stored > 0
             || self.writer.is_in_trouble()
             || self.queues.needs_retry()
-            || self.needs_removals()
+            || self.segments.may_have_surplus()
+            || !self.dir.removals().is_done()
     }
 
     fn forget(&mut self, queue: QueueId, incarnation: u64) {
@@ -375,7 +366,7 @@ impl<T: Asker, D: Disk<Tag>> Store<T> for Log<T, D> {
     }
 
     fn handle_stop(&mut self, now: Now) -> bool {
-        self.grouper.stop(&mut self.removal);
+        self.grouper.stop(self.dir.removals());
         self.work(now);
         self.stop()
     }

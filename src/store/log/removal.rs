@@ -5,8 +5,9 @@
 //! [little by little](super::disk::remove_file).
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::data_dir::DataDir;
 use super::disk::{Disk, FileName, Read, Step, remove_file, remove_segment};
 use super::features::Features;
 use super::format::ROUNDS_AT;
@@ -19,8 +20,8 @@ use super::tag::Tag;
 pub(super) enum Unneeded {
     /// A segment, with its number.
     Segment { place: u32, number: u64, bytes: u64 },
-    /// A new file that never became a segment.
-    Unmade { place: u32 },
+    /// A grouped segment that may have its name, but must not be found by the next start.
+    Grouped { place: u32, bytes: u64 },
     /// A grouped segment that did not get its name.
     Ungrouped { place: u32, bytes: u64 },
 }
@@ -29,56 +30,86 @@ impl Unneeded {
     fn steps(self) -> Vec<Step> {
         match self {
             Self::Segment { place, number, bytes } => {
-                // The file may be as short as that when the next start finds it.
-                let header =
-                    SegmentHeader { stamp: new_stamp(), number, bytes: ROUNDS_AT, features: Features::NONE };
-                remove_segment(place, header.encode(), bytes)
+                remove_segment(place, Self::header(number).encode(), bytes)
             }
-            Self::Unmade { place } => vec![Step::Remove(FileName::Segment(place))],
+            Self::Grouped { place, bytes } => remove_segment(place, Self::header(0).encode(), bytes),
             Self::Ungrouped { place, bytes } => remove_file(FileName::NewSegment(place), bytes),
         }
     }
+
+    /// Returns the header of the segment while its file is removed. The file may be as short as the header says
+    /// when the next start finds it.
+    fn header(number: u64) -> SegmentHeader {
+        SegmentHeader { stamp: new_stamp(), number, bytes: ROUNDS_AT, features: Features::NONE }
+    }
 }
 
-/// The files of a shard that wait for their removal.
+/// The files of all shards that wait for their removal. The shard that has removed one begins with the next.
 #[derive(Debug, Default)]
-pub(super) struct Removal {
-    waiting: VecDeque<Unneeded>,
-    is_under_way: bool,
+pub(super) struct Removals {
+    waiting: Mutex<VecDeque<Unneeded>>,
+    /// Their number.
+    left: AtomicUsize,
+    is_under_way: AtomicBool,
 }
 
-impl Removal {
-    pub(super) fn add(&mut self, file: Unneeded) {
-        self.waiting.push_back(file);
+impl Removals {
+    /// Adds a file. [`Self::work`] follows.
+    pub(super) fn add(&self, file: Unneeded) {
+        self.change(|waiting| waiting.push_back(file));
     }
 
-    /// Adds a file that the next start should not find.
-    pub(super) fn add_first(&mut self, file: Unneeded) {
-        self.waiting.push_front(file);
+    /// Adds a file that goes first, because its room is needed or the next start should not find it.
+    pub(super) fn add_first(&self, file: Unneeded) {
+        self.change(|waiting| waiting.push_front(file));
     }
 
     /// Returns whether no file waits.
     pub(super) fn is_done(&self) -> bool {
-        self.waiting.is_empty() && !self.is_under_way
+        self.left.load(Ordering::SeqCst) == 0
     }
 
-    /// Begins to remove the next file, unless a removal is under way in any shard.
-    pub(super) fn work(&mut self, dir: &DataDir, disk: &mut impl Disk<Tag>) {
-        if self.is_under_way || self.waiting.is_empty() || !dir.begin_removal() {
+    /// Takes back the file of a segment of this many bytes, to use it again.
+    pub(super) fn take_back(&self, wanted: u64) -> Option<u32> {
+        if self.is_done() {
+            return None;
+        }
+        self.change(|waiting| {
+            let is_fit = |of: &Unneeded| matches!(of, Unneeded::Segment { bytes, .. } if *bytes == wanted);
+            match waiting.remove(waiting.iter().position(is_fit)?)? {
+                Unneeded::Segment { place, .. } => Some(place),
+                _ => None,
+            }
+        })
+    }
+
+    /// Begins to remove the next file, unless one is being removed.
+    #[inline]
+    pub(super) fn work(&self, disk: &mut impl Disk<Tag>) {
+        if self.is_done() || self.is_under_way.load(Ordering::SeqCst) {
             return;
         }
-        if let Some(file) = self.waiting.pop_front() {
-            self.is_under_way = true;
-            disk.submit(Tag::Remove, file.steps());
+        if self.is_under_way.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        match self.change(VecDeque::pop_front) {
+            Some(file) => disk.submit(Tag::Remove, file.steps()),
+            None => self.is_under_way.store(false, Ordering::SeqCst),
         }
     }
 
     /// Handles that a file was removed, or could not be. Then the next start removes it.
-    pub(super) fn handle_removed(&mut self, shard: u16, read: Read, dir: &DataDir) {
+    pub(super) fn handle_removed(&self, shard: u16, read: Read) {
         if let Err(error) = read {
             tracing::warn!(shard, %error, "removal of an unneeded file failed");
         }
-        self.is_under_way = false;
-        dir.end_removal();
+        self.is_under_way.store(false, Ordering::SeqCst);
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut VecDeque<Unneeded>) -> R) -> R {
+        let mut waiting: MutexGuard<'_, _> = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut waiting);
+        self.left.store(waiting.len(), Ordering::SeqCst);
+        changed
     }
 }

@@ -5,13 +5,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::data_dir::{DataDir, FreeRoom};
-use super::disk::{Disk, NewPlace, Reserve, make_segment, save_index};
+use super::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, save_index};
 use super::features::Features;
 use super::header::SegmentHeader;
 use super::history::Sealed;
 use super::index::{Index, Span};
 use super::journal::{Active, new_stamp};
-use super::removal::{Removal, Unneeded};
+use super::removal::Unneeded;
 use super::segment::Segment;
 use super::tag::Tag;
 use crate::base::clock::Now;
@@ -123,7 +123,7 @@ impl Segments {
                 (place, SegmentHeader { features, ..header })
             }
             None => {
-                let place = dir.take_place(now);
+                let place = dir.take_place(now, bytes);
                 let (stamp, number) = (new_stamp(), place.number);
                 (place, SegmentHeader { stamp, number, bytes, features })
             }
@@ -148,7 +148,8 @@ impl Segments {
         now: Now,
         again: Millis,
         result: &io::Result<()>,
-        removal: &mut Removal,
+        dir: &DataDir,
+        disk: &mut impl Disk<Tag>,
     ) {
         let Some((place, header)) = self.making.take() else { return };
         debug_assert!(self.spare.is_none(), "one is made while none is ready");
@@ -159,10 +160,11 @@ impl Segments {
         }
         // If the disk is full, the room is needed.
         let NewPlace { place, number, is_new } = place;
-        removal.add(match is_new {
-            true => Unneeded::Unmade { place },
-            false => Unneeded::Segment { place, number, bytes: header.bytes },
-        });
+        if is_new {
+            disk.submit(Tag::Unmade, vec![Step::Remove(FileName::Segment(place))]);
+        } else {
+            dir.removals().add_first(Unneeded::Segment { place, number, bytes: header.bytes });
+        }
     }
 
     /// Seals the segment that was written. Returns it with the content of its index file.
@@ -193,7 +195,11 @@ impl Segments {
 
     /// Returns whether the file of a removed segment is kept for another segment.
     pub(super) fn give_back(&mut self, now: Now, dir: &DataDir, place: u32, bytes: u64) -> bool {
-        let is_kept = bytes == self.limits.segment_bytes && dir.give_place(now, place, self.free_room());
+        self.give(now, dir, place, bytes, self.free_room())
+    }
+
+    fn give(&mut self, now: Now, dir: &DataDir, place: u32, bytes: u64, room: FreeRoom) -> bool {
+        let is_kept = bytes == self.limits.segment_bytes && dir.give_place(now, place, room);
         self.may_have_surplus |= is_kept;
         is_kept
     }
@@ -202,24 +208,24 @@ impl Segments {
     /// as if each shard had as much as this one.
     fn free_room(&self) -> FreeRoom {
         let SegmentLimits { segment_bytes, max_bytes, .. } = self.limits;
-        let shards = u64::from(self.shards);
-        let kept: u64 = self.kept.iter().map(|segment| segment.bytes).sum();
+        let kept = || self.kept.iter().map(|segment| segment.bytes).sum::<u64>() * u64::from(self.shards);
         let most = match max_bytes {
             0 => usize::MAX,
-            max => (max.saturating_sub(kept * shards) / segment_bytes.max(1)) as usize,
+            max => (max.saturating_sub(kept()) / segment_bytes.max(1)) as usize,
         };
         FreeRoom { least: usize::from(self.shards), most }
     }
 
-    /// Removes a free file that is not kept any more, if there is one.
-    pub(super) fn trim(&mut self, now: Now, dir: &DataDir, removal: &mut Removal) {
-        if self.may_have_surplus && removal.is_done() {
-            let bytes = self.limits.segment_bytes;
-            match dir.take_surplus(now, self.free_room()) {
-                Some(place) => removal.add(Unneeded::Segment { place, number: 0, bytes }),
-                None => self.may_have_surplus = dir.free() > usize::from(self.shards),
-            }
+    /// Removes the free files that are not kept any more.
+    pub(super) fn trim(&mut self, now: Now, dir: &DataDir) {
+        if !self.may_have_surplus {
+            return;
         }
+        let (room, bytes) = (self.free_room(), self.limits.segment_bytes);
+        while let Some(place) = dir.take_surplus(now, room) {
+            dir.removals().add(Unneeded::Segment { place, number: 0, bytes });
+        }
+        self.may_have_surplus = dir.free() > room.least;
     }
 
     /// Records the segment that was sealed as the shard stopped, and whose rounds end at `end`. Once its
@@ -285,13 +291,7 @@ impl Segments {
     }
 
     /// Releases the files of segments in which no partition has messages, unless `takes` takes them over.
-    pub(super) fn remove_gone(
-        &mut self,
-        now: Now,
-        dir: &DataDir,
-        removal: &mut Removal,
-        mut takes: impl FnMut(&Segment) -> bool,
-    ) {
+    pub(super) fn remove_gone(&mut self, now: Now, dir: &DataDir, mut takes: impl FnMut(&Segment) -> bool) {
         // A reader of a segment holds it, too. A file must not be reused while an index is being written for
         // it.
         let indexing = &self.indexing;
@@ -299,10 +299,11 @@ impl Segments {
             Arc::strong_count(segment) == 1 && !indexing.contains_key(&segment.number)
         };
         let gone: Vec<Arc<Segment>> = self.kept.extract_if(.., is_gone).collect();
+        let room = self.free_room();
         for segment in gone.into_iter().filter(|segment| !takes(segment)) {
             let Segment { place, number, bytes, .. } = *segment;
-            if !self.give_back(now, dir, place, bytes) {
-                removal.add(Unneeded::Segment { place, number, bytes });
+            if !self.give(now, dir, place, bytes, room) {
+                dir.removals().add(Unneeded::Segment { place, number, bytes });
             }
         }
     }

@@ -27,7 +27,8 @@ settings! {
         /// What an acknowledged message survives. fsync: power loss; os: the end of the server, but not of
         /// the machine
         durability: Durability = Durability::default(), "durability", Choice(Durability::NAMES);
-        /// Size of a log file; each shard has one or two in addition to those that hold messages
+        /// Size of a log file. Beyond those that hold messages, each shard has one or two, and as many as were
+        /// filled in the last 10 seconds stay for new messages
         segment_bytes: u64 = 64 << 20, "log_segment_bytes", Bytes(1 << 20..=16 * GIB);
         /// Memory for the newest messages, over all shards
         tail_bytes: usize = 256 << 20, "log_tail_bytes", Bytes(0..=1024 * GIB);

@@ -17,6 +17,8 @@ pub enum Tag {
     Make,
     /// They write the index of the sealed segment with this number.
     Index(u64),
+    /// They remove the file of a segment that could not be made.
+    Unmade,
     /// They remove the files of a segment that is no longer needed.
     Remove,
     /// They read or write a part of a grouped segment.

@@ -59,12 +59,17 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                 Tag::Round => self.handle_round(now, read.map(drop)),
                 Tag::Make => self.handle_made(now, read.map(drop)),
                 Tag::Index(number) => self.handle_indexed(now, number, read.map(drop)),
-                Tag::Remove => self.removal.handle_removed(self.segments.shard(), read, &self.dir),
+                Tag::Unmade => {
+                    if let Err(error) = read {
+                        tracing::warn!(%error, "removal of an unneeded file failed");
+                    }
+                }
+                Tag::Remove => self.dir.removals().handle_removed(self.segments.shard(), read),
                 Tag::Group => self.handle_grouped(now, read),
                 Tag::Wipe(place) => {
-                    let Self { grouper, segments, dir, removal, .. } = self;
+                    let Self { grouper, segments, dir, .. } = self;
                     let give_back = |place, bytes| segments.give_back(now, dir, place, bytes);
-                    grouper.handle_wiped(place, read.map(drop), give_back, removal);
+                    grouper.handle_wiped(place, read.map(drop), give_back, dir.removals());
                     self.begin_group(now);
                 }
                 Tag::Catalogue => {
@@ -82,7 +87,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         if self.grouper.is_due(now) && !self.writer.is_in_trouble() {
             self.grouper.work(now, &mut self.disk);
         }
-        self.removal.work(&self.dir, &mut self.disk);
+        self.dir.removals().work(&mut self.disk);
     }
 
     /// Returns when the next tick is due, or the next step of the grouper.
@@ -95,9 +100,9 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     /// Begins to group segments, if some should be. While nothing can be written, no group holds segments, so
     /// that those that nobody needs are freed.
     pub(super) fn begin_group(&mut self, now: Now) {
-        let Self { grouper, segments, dir, removal, .. } = self;
+        let Self { grouper, segments, dir, .. } = self;
         if self.writer.is_in_trouble() {
-            grouper.drop_group(removal);
+            grouper.drop_group(dir.removals());
         } else {
             grouper.begin(now, segments.kept(), |number| segments.is_indexed(number), dir);
         }
@@ -105,9 +110,9 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 
     /// Handles the end of a step of the grouper. Once a grouped segment is complete, partitions use it.
     fn handle_grouped(&mut self, now: Now, read: Read) {
-        let Self { grouper, partitions, removal, .. } = self;
+        let Self { grouper, partitions, dir, .. } = self;
         let find = |id, number, head: &SpanHead| partitions.place_of(id, number, head);
-        let Some(made) = grouper.handle(now, read, find, removal) else { return };
+        let Some(made) = grouper.handle(now, read, find, dir.removals()) else { return };
         let Made { header, order, output, replaced, offsets } = made;
         let heads = output.spans.values().map(|span| &span.head);
         let segment = Arc::new(Segment::new(output.place, &header, output.end, heads).in_order(order));
@@ -120,8 +125,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
 
     /// Releases the files of segments that nobody needs.
     fn remove_gone(&mut self, now: Now) {
-        let Self { segments, grouper, dir, disk, removal, .. } = self;
-        segments.remove_gone(now, dir, removal, |segment| grouper.take_gone(segment));
+        let Self { segments, grouper, dir, disk, .. } = self;
+        segments.remove_gone(now, dir, |segment| grouper.take_gone(segment));
         grouper.wipe(disk);
     }
 
@@ -207,7 +212,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     }
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
-        self.segments.handle_made(now, TICK, &result, &mut self.removal);
+        self.segments.handle_made(now, TICK, &result, &self.dir, &mut self.disk);
         if result.as_ref().is_err_and(is_disk_full) && self.dir.cuts().give_up() {
             tracing::warn!(
                 shard = self.segments.shard(),
@@ -274,7 +279,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         self.timestamps.follow(now, jump);
         self.seal_and_index();
         if jump == ClockJump::Back {
-            self.grouper.drop_group(&mut self.removal);
+            self.grouper.drop_group(self.dir.removals());
             self.segments.cap(now.unix);
             self.backlog.forget_windows();
             let Self { partitions, writer, .. } = self;
@@ -297,7 +302,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
         );
         marks.into_iter().for_each(|id| self.writer.mark(id));
         self.remove_gone(now);
-        self.segments.trim(now, &self.dir, &mut self.removal);
+        self.segments.trim(now, &self.dir);
         // While nothing can be written, a snapshot would only fail.
         if !self.writer.is_in_trouble() {
             let stale = stale(self.partitions.known_states(), self.segments.kept());

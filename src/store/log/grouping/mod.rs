@@ -37,7 +37,7 @@ use super::format::PartitionId;
 use super::header::SegmentHeader;
 use super::index::SpanHead;
 use super::journal::{ROUND_BYTES, new_stamp};
-use super::removal::{Removal, Unneeded};
+use super::removal::{Removals, Unneeded};
 use super::segment::Segment;
 use super::tag::Tag;
 use crate::base::clock::Now;
@@ -137,16 +137,16 @@ impl Grouper {
     }
 
     /// Begins no step from now on, because the server stops. What is begun is dropped by the next start.
-    pub(super) fn stop(&mut self, removal: &mut Removal) {
+    pub(super) fn stop(&mut self, removals: &Removals) {
         self.is_on = false;
-        self.drop_group(removal);
+        self.drop_group(removals);
     }
 
     /// Drops the group that is being made, because what is known of its messages has changed.
-    pub(super) fn drop_group(&mut self, removal: &mut Removal) {
+    pub(super) fn drop_group(&mut self, removals: &Removals) {
         self.is_dropped = true;
         if !self.is_under_way {
-            self.remove_group(removal);
+            self.remove_group(removals);
         }
     }
 
@@ -203,12 +203,12 @@ impl Grouper {
         now: Now,
         read: Read,
         find: impl Fn(PartitionId, u64, &SpanHead) -> Option<Place>,
-        removal: &mut Removal,
+        removals: &Removals,
     ) -> Option<Made> {
         self.is_under_way = false;
         let group = self.group.as_mut()?;
         if self.is_dropped {
-            self.remove_group(removal);
+            self.remove_group(removals);
             return None;
         }
         let is_finishing = group.is_finishing();
@@ -226,7 +226,7 @@ impl Grouper {
             }
             Err(error) => {
                 tracing::warn!(shard = self.shard, %error, "write of a grouped segment failed; the segments stay as they are");
-                self.remove_group(removal);
+                self.remove_group(removals);
                 self.again = now.mono + RETRY;
                 return None;
             }
@@ -251,22 +251,22 @@ impl Grouper {
                     }
                     Obstacle::Unneeded => {}
                 }
-                self.remove_group(removal);
+                self.remove_group(removals);
             }
         }
         None
     }
 
     /// Removes the files of the group, which is not complete as far as is known.
-    fn remove_group(&mut self, removal: &mut Removal) {
+    fn remove_group(&mut self, removals: &Removals) {
         let Some(group) = self.group.take() else { return };
         let (place, bytes) = (group.place(), group.bytes());
-        removal.add(Unneeded::Ungrouped { place, bytes });
+        removals.add_first(Unneeded::Ungrouped { place, bytes });
         if group.is_finishing() {
             // The segment may have its name. Then the next start uses it in place of the old ones. Another
             // group of them must not exist beside it.
             self.unfit.extend(group.numbers());
-            removal.add_first(Unneeded::Segment { place, number: 0, bytes });
+            removals.add_first(Unneeded::Grouped { place, bytes });
         }
     }
 
@@ -302,7 +302,7 @@ impl Grouper {
         place: u32,
         result: io::Result<()>,
         give_back: impl FnOnce(u32, u64) -> bool,
-        removal: &mut Removal,
+        removals: &Removals,
     ) {
         let Some(index) = self.wiping.iter().position(|file| file.place == place) else { return };
         if let Err(error) = result {
@@ -313,7 +313,7 @@ impl Grouper {
         let Replaced { place, number, bytes, .. } = self.wiping.swap_remove(index);
         self.counters.files += 1;
         if !give_back(place, bytes) {
-            removal.add(Unneeded::Segment { place, number, bytes });
+            removals.add(Unneeded::Segment { place, number, bytes });
         }
     }
 }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::direct::owner_to_keep;
 use super::{DirectDirectory, DirectoryLock, OsDirectory};
 use crate::store::log::backup::Earlier;
-use crate::store::log::disk::{Directory, FREEING_PAUSE_MAX, FREEING_PAUSES, FileName, Step, remove_file};
+use crate::store::log::disk::{Directory, FileName, Step, freeing_pause, remove_file};
 
 /// What follows the name of a backup in the name of the directory in which it is made. Nobody else names a directory
 /// so, because what is found in it is removed.
@@ -54,7 +54,7 @@ impl Staging {
                 ErrorKind::ResourceBusy => refused("another backup to it is under way"),
                 _ => within(&new, error),
             })?;
-            clear(&new)?;
+            clear(&new, &path)?;
             drop(lock);
         }
         let lock = OsDirectory::lock(&new).map_err(|error| within(&new, error))?;
@@ -108,7 +108,7 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // What is left is removed by the next backup.
         if self.new.exists() {
-            let _ = clear(&self.new).and_then(|()| {
+            let _ = clear(&self.new, &self.path).and_then(|()| {
                 fs::remove_file(self.new.join(LOCK))?;
                 fs::remove_dir(&self.new)
             });
@@ -161,8 +161,9 @@ fn strangers(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the log's files from a directory that has no others.
-fn clear(path: &Path) -> io::Result<()> {
+/// Removes the log's files from a directory that has no others. Files that are in `keep`, too, may have the
+/// same content there.
+fn clear(path: &Path, keep: &Path) -> io::Result<()> {
     strangers(path)?;
     // The manifest goes first: what is left without it is no backup.
     let manifest = path.join(FileName::Backup.to_string());
@@ -171,12 +172,16 @@ fn clear(path: &Path) -> io::Result<()> {
     }
     let directory = OsDirectory::new(path, 0);
     for (file, bytes) in directory.list()? {
-        for step in remove_file(file, bytes) {
-            let began = Instant::now();
-            directory.run(&step)?;
-            // A server may use the same disk.
+        let is_shared = keep.join(file.to_string()).exists();
+        for step in remove_file(file, if is_shared { 0 } else { bytes }) {
             if let Step::Shrink(..) = step {
-                sleep((began.elapsed() * FREEING_PAUSES).min(FREEING_PAUSE_MAX));
+                let began = Instant::now();
+                // Fails for files of others. They can be removed all the same.
+                let _ = directory.run(&step);
+                // A server may use the same disk.
+                sleep(freeing_pause(began.elapsed()));
+            } else {
+                directory.run(&step)?;
             }
         }
     }
