@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use super::disk::{Disk, FileName, Read, Step, remove_file, remove_segment};
 use super::features::Features;
@@ -20,8 +20,8 @@ use super::tag::Tag;
 pub(super) enum Unneeded {
     /// A segment, with its number.
     Segment { place: u32, number: u64, bytes: u64 },
-    /// A grouped segment that may have its name, but must not be found by the next start.
-    Grouped { place: u32, bytes: u64 },
+    /// A segment whose file is not used again: the disk failed there, or the next start must not find it.
+    Unusable { place: u32, bytes: u64 },
     /// A grouped segment that did not get its name.
     Ungrouped { place: u32, bytes: u64 },
 }
@@ -32,7 +32,7 @@ impl Unneeded {
             Self::Segment { place, number, bytes } => {
                 remove_segment(place, Self::header(number).encode(), bytes)
             }
-            Self::Grouped { place, bytes } => remove_segment(place, Self::header(0).encode(), bytes),
+            Self::Unusable { place, bytes } => remove_segment(place, Self::header(0).encode(), bytes),
             Self::Ungrouped { place, bytes } => remove_file(FileName::NewSegment(place), bytes),
         }
     }
@@ -107,7 +107,7 @@ impl Removals {
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut VecDeque<Unneeded>) -> R) -> R {
-        let mut waiting: MutexGuard<'_, _> = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut waiting);
         self.left.store(waiting.len(), Ordering::SeqCst);
         changed

@@ -159,11 +159,11 @@ impl Segments {
             return;
         }
         // If the disk is full, the room is needed.
-        let NewPlace { place, number, is_new } = place;
+        let NewPlace { place, is_new, .. } = place;
         if is_new {
             disk.submit(Tag::Unmade, vec![Step::Remove(FileName::Segment(place))]);
         } else {
-            dir.removals().add_first(Unneeded::Segment { place, number, bytes: header.bytes });
+            dir.removals().add_first(Unneeded::Unusable { place, bytes: header.bytes });
         }
     }
 

@@ -266,7 +266,7 @@ impl Grouper {
             // The segment may have its name. Then the next start uses it in place of the old ones. Another
             // group of them must not exist beside it.
             self.unfit.extend(group.numbers());
-            removals.add_first(Unneeded::Grouped { place, bytes });
+            removals.add_first(Unneeded::Unusable { place, bytes });
         }
     }
 
