@@ -274,8 +274,6 @@ fn servers_that_share_brokers_agree_on_attributes() {
     let new = |attributes| Some(NewQueue { partitions: 1, attributes: of(attributes) });
     let (mine, life) = one.open("agreed", new(first)).unwrap();
     assert_eq!(life.attributes, of(first));
-    // A change of its own is reported once more, as every record is.
-    assert_eq!(one.altered(), (mine, of(first)));
     one.open("without", new("{}")).unwrap();
     // The other server may read the record later than it opens the queue.
     let (theirs, life) = other.open("agreed", new(second)).unwrap();
@@ -285,7 +283,8 @@ fn servers_that_share_brokers_agree_on_attributes() {
     let (_, life) = other.open("without", None).unwrap();
     assert_eq!(life.attributes, of("{}"), "another queue's do not apply");
     assert_eq!(other.alter("agreed", second), Ok(of(second)));
-    assert_eq!(one.altered(), (mine, of(second)));
+    // The record of its own that came with the queue may be reported once more before.
+    while one.altered() != (mine, of(second)) {}
     assert_eq!(one.alter("agreed", "{}"), Ok(of("{}")));
     while other.altered() != (theirs, of("{}")) {}
     assert_eq!(one.alter("agreed", first), Ok(of(first)));
