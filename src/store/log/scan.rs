@@ -59,7 +59,8 @@ pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
         }
         // The round is not whole. What follows it tells whether it is torn or was damaged later.
         let Some(next) = next_round(header, file, ends.unwrap_or(at + ALIGN)) else {
-            let torn = damage.first().map_or(at as u64, |damage| damage.at);
+            // Without damage, `file` ends where an earlier scan has cut the round off.
+            let torn = damage.first().map_or(file.len() as u64, |damage| damage.at);
             found.batches.extend(batches.into_iter().take_while(|(at, _)| *at < torn));
             if ends.is_some() {
                 found.end = torn;

@@ -103,7 +103,7 @@ fn an_interrupted_removal_of_a_segment_is_not_damage() {
         let report = world.start();
         assert!(report.damaged.is_empty(), "seed {seed}: {report:?}");
         inspect::verify(&world.disk, &world.moment(), |verified| {
-            assert!(verified.damage.is_empty(), "{verified:?}")
+            assert!(verified.damage.is_empty(), "seed {seed}: {verified:?}")
         })
         .unwrap();
     }

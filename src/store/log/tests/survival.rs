@@ -103,3 +103,33 @@ fn whichever_step_fails_nothing_acknowledged_is_lost_and_service_resumes() {
         }
     }
 }
+
+#[test]
+fn where_a_torn_round_was_cut_off_it_is_whole() {
+    let mut world = World::new(3, Settings { tail_bytes: 0, ..config() });
+    let key = all_keys().next().unwrap();
+    assert!(world.open(key.queue.0));
+    // The first is written alone. The others wait for it, and make up one round.
+    for _ in 0..4 {
+        world.append_sized(key, 100_000, &[300]);
+    }
+    world.settle();
+    let mut is_cut_within = false;
+    for (file, _) in segment_files(&world) {
+        let mut bytes = world.disk.bytes(file);
+        let Ok(header) = header::SegmentHeader::parse(&bytes) else { continue };
+        let whole = scan::scan(&header, &bytes);
+        let Some((last, _)) = whole.batches.last().filter(|_| whole.batches.len() > 1) else { continue };
+        bytes[*last as usize..].fill(0);
+        let cut = scan::scan(&header, &bytes);
+        assert_eq!((cut.batches.len(), cut.end, &cut.damage[..]), (whole.batches.len() - 1, *last, &[][..]));
+        is_cut_within |= cut.torn > 0 || cut.end < whole.end;
+        let again = scan::scan(&header, &bytes[..cut.end as usize]);
+        assert_eq!(
+            (again.batches.len(), again.end, &again.damage[..]),
+            (cut.batches.len(), cut.end, &[][..])
+        );
+        assert_eq!(scan::scan_sealed(&header, &bytes, cut.end), []);
+    }
+    assert!(is_cut_within, "there is a round of several batches");
+}
