@@ -3,7 +3,8 @@
 //! Workers are the real client. They acknowledge most messages, release or reject some, lose their connections, and
 //! settle by claim id what they held before. The judge checks: a message whose acknowledgement was confirmed never
 //! comes again; a message comes to nobody else while a worker holds it; each time that it is given out has another
-//! count; and in the end every stored message was settled.
+//! count; and in the end every stored message was settled. If there are dead letters, each stored message was
+//! acknowledged or is a letter, and it is that once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,10 +17,12 @@ use millstream::pb::ReceivedMessage;
 
 use super::client::{Client, Role};
 use super::clock::Clock;
+use super::letters::Letters;
 use super::model::Model;
 use super::pipe::Pipe;
 use super::random::Random;
 use super::server::Server;
+use super::settings::Plan;
 
 const QUEUE: &str = "works";
 
@@ -39,7 +42,8 @@ struct Fact {
     payload: Vec<u8>,
     /// The worker that holds it.
     holder: Option<usize>,
-    is_settled: bool,
+    /// How it was settled.
+    settled: Option<Settle>,
     counts: BTreeSet<u32>,
 }
 
@@ -49,6 +53,8 @@ pub struct Facts {
     of: BTreeMap<String, Fact>,
     /// Whether claims last for longer than the present phase.
     do_claims_last: bool,
+    /// How often a message may be given out.
+    claims_max: Option<u32>,
     failure: Option<String>,
 }
 
@@ -66,7 +72,7 @@ pub struct Hand {
     /// The messages that are not decided about.
     open: BTreeMap<Ticket, String>,
     /// Those that are to be deleted, in the order in which the server confirms that.
-    settling: VecDeque<(Ticket, String)>,
+    settling: VecDeque<(Ticket, String, Settle)>,
     confirmed: u64,
     /// Whether it only acknowledges.
     is_calm: bool,
@@ -80,8 +86,11 @@ impl Worker for Hand {
         let do_claims_last = facts.do_claims_last;
         let fact = facts.of.entry(id.clone()).or_default();
         fact.payload = message.payload.unwrap_or_default().to_vec();
-        let (is_settled, holder) = (fact.is_settled, fact.holder.replace(number));
+        let (is_settled, holder) = (fact.settled.is_some(), fact.holder.replace(number));
         let is_new = fact.counts.insert(message.claim_count);
+        if let Some(max) = facts.claims_max.filter(|max| message.claim_count > *max) {
+            facts.fail(format!("{id} came with the count {}, and {max} are allowed", message.claim_count));
+        }
         if is_settled {
             facts.fail(format!("{id} came to worker {number} after its acknowledgement was confirmed"));
         } else if let Some(holder) = holder.filter(|_| do_claims_last) {
@@ -94,7 +103,7 @@ impl Worker for Hand {
 
     fn lose(&mut self, ticket: Ticket) {
         let before = self.settling.len();
-        self.settling.retain(|(of, _)| *of != ticket);
+        self.settling.retain(|(of, ..)| *of != ticket);
         // What it has released may belong to somebody else before it hears that the release counts.
         let was_held = self.open.remove(&ticket).is_some() || self.settling.len() < before;
         let mut facts = self.facts.borrow_mut();
@@ -120,7 +129,7 @@ impl Worker for Hand {
                     fact.holder = None;
                 }
             } else {
-                self.settling.push_back((*ticket, id.clone()));
+                self.settling.push_back((*ticket, id.clone(), what));
             }
             decided.push((*ticket, what));
         }
@@ -144,11 +153,16 @@ pub struct Crew {
     facts: Rc<RefCell<Facts>>,
     /// The messages that producers know to be stored.
     stored: BTreeSet<Vec<u8>>,
+    /// The dead letters, if the queue has any.
+    letters: Option<Letters>,
+    /// The number of letters by the stats, once nothing is left of the queue.
+    burials: Option<u64>,
 }
 
 impl Crew {
-    /// Creates the clients of the queue. If `knows_the_time` is false, claims may end early, and messages may expire.
-    pub fn new(seed: u64, clock: Clock, is_secure: bool, knows_the_time: bool) -> Self {
+    /// Creates the clients of the queue. If the clock jumps, claims may end early, and messages may expire.
+    pub fn new(seed: u64, clock: Clock, plan: &Plan) -> Self {
+        let (is_secure, knows_the_time) = (plan.is_secure, !plan.jumps);
         let mut random = Random(seed);
         let facts = Rc::new(RefCell::new(Facts { do_claims_last: knows_the_time, ..Facts::default() }));
         let workers = (0..WORKERS).map(|number| {
@@ -169,7 +183,21 @@ impl Crew {
         });
         let workers = workers.collect();
         let (model, producers, stored) = (Model::new(usize::MAX, false), Vec::new(), BTreeSet::new());
-        Self { random, clock, is_secure, may_hide: !knows_the_time, model, producers, workers, facts, stored }
+        let letters = || Letters::new(seed ^ 0x1e77_e250, clock.clone(), is_secure, QUEUE);
+        let (letters, may_hide) = (plan.buries.then(letters), !knows_the_time);
+        Self {
+            random,
+            clock,
+            is_secure,
+            may_hide,
+            model,
+            producers,
+            workers,
+            facts,
+            stored,
+            letters,
+            burials: None,
+        }
     }
 
     fn clients(&mut self) -> impl Iterator<Item = &mut Client> {
@@ -178,9 +206,13 @@ impl Crew {
 
     /// Does one randomly chosen thing.
     pub fn step(&mut self, server: &Server) -> Result<(), String> {
+        if let Some(letters) = &mut self.letters {
+            letters.step(server)?;
+            self.facts.borrow_mut().claims_max = Some(letters.claims_max());
+        }
         match self.random.below(16) {
-            0 if self.model.producers.len() < PRODUCERS_MAX => self.produce(server),
-            1 => {
+            0 if self.model.producers.len() < PRODUCERS_MAX && self.is_ready() => self.produce(server),
+            1 if self.is_ready() => {
                 let worker = self.random.below(WORKERS);
                 self.connect(server, worker);
             }
@@ -206,8 +238,16 @@ impl Crew {
         self.send_and_receive()
     }
 
+    /// Returns whether the queue is as it must be when its first client comes.
+    fn is_ready(&self) -> bool {
+        self.letters.as_ref().is_none_or(Letters::is_made)
+    }
+
     /// Connects the workers that are not. Returns false if all are.
     pub fn reconnect(&mut self, server: &Server) -> bool {
+        if !self.is_ready() {
+            return false;
+        }
         let is_away = |client: &Client| client.link.is_none() && !client.is_complete();
         let away: Vec<usize> = (0..WORKERS).filter(|worker| is_away(&self.workers[*worker])).collect();
         away.iter().for_each(|worker| self.connect(server, *worker));
@@ -221,6 +261,7 @@ impl Crew {
             progress |= client.send(up);
             progress |= client.receive(down);
         }
+        progress |= self.letters.as_mut().is_some_and(Letters::pass);
         self.note();
         progress
     }
@@ -259,6 +300,7 @@ impl Crew {
         self.clients().for_each(Client::cut);
         self.note();
         self.producers.clear();
+        self.letters.iter_mut().for_each(Letters::handle_end);
     }
 
     /// Notes what producers and workers were told since the last call.
@@ -275,12 +317,12 @@ impl Crew {
             let hand = &mut claim.worker;
             let mut facts = hand.facts.borrow_mut();
             for _ in hand.confirmed..confirmed {
-                let Some((_, id)) = hand.settling.pop_front() else {
+                let Some((_, id, what)) = hand.settling.pop_front() else {
                     facts.fail(format!("worker {} was told of more than it did", hand.number));
                     break;
                 };
                 let Some(fact) = facts.of.get_mut(&id) else { continue };
-                (fact.is_settled, fact.holder) = (true, None);
+                (fact.settled, fact.holder) = (Some(what), None);
             }
             hand.confirmed = confirmed;
             if is_lost {
@@ -292,6 +334,7 @@ impl Crew {
 
     fn look(&mut self) -> Result<(), String> {
         self.note();
+        self.letters.as_mut().map_or(Ok(()), Letters::look)?;
         self.facts.borrow_mut().failure.take().map_or(Ok(()), Err)
     }
 
@@ -309,10 +352,25 @@ impl Crew {
         self.facts.borrow_mut().do_claims_last = false;
     }
 
-    /// Returns whether every message that is known to be stored was settled.
+    /// Asks what the queue and its dead-letter queue hold, if it has one. Returns whether all partitions were asked.
+    pub fn count(&mut self, server: &Server) -> Result<bool, String> {
+        self.look()?;
+        let letters = self.letters.as_mut().filter(|letters| letters.is_made());
+        Ok(letters.is_none_or(|letters| letters.count(server)))
+    }
+
+    /// Returns whether every message that is known to be stored was settled, and nothing is left to do.
     pub fn is_done(&mut self) -> Result<bool, String> {
         self.look()?;
-        Ok(self.missing().is_none())
+        match &mut self.letters {
+            None => Ok(self.missing().is_none()),
+            // Messages that expired may count for another minute.
+            Some(letters) if self.may_hide || !letters.is_made() => Ok(true),
+            Some(letters) => {
+                self.burials = letters.take_quiet();
+                Ok(self.burials.is_some())
+            }
+        }
     }
 
     fn missing(&self) -> Option<String> {
@@ -321,15 +379,58 @@ impl Crew {
         }
         let facts = self.facts.borrow();
         let settled: BTreeSet<&[u8]> =
-            facts.of.values().filter(|fact| fact.is_settled).map(|fact| &fact.payload[..]).collect();
+            facts.of.values().filter(|fact| fact.settled.is_some()).map(|fact| &fact.payload[..]).collect();
         let missing = self.stored.iter().find(|payload| !settled.contains(&payload[..]))?;
         let of_it: Vec<_> = facts.of.iter().filter(|(_, fact)| fact.payload == *missing).collect();
         Some(format!("{:?} is stored and was never settled; {of_it:?}", String::from_utf8_lossy(missing)))
     }
 
+    /// Begins to read the dead letters, if there are any.
+    pub fn begin_reading(&mut self, server: &Server) -> Result<(), String> {
+        let letters = self.letters.as_mut().filter(|letters| letters.is_made());
+        letters.map_or(Ok(()), |letters| letters.begin_reading(server))
+    }
+
     /// Ends the audit.
-    pub fn end_audit(&self) -> Result<(), String> {
-        self.missing().map_or(Ok(()), Err)
+    pub fn end_audit(&mut self) -> Result<(), String> {
+        self.look()?;
+        match &self.letters {
+            None => self.missing().map_or(Ok(()), Err),
+            Some(letters) => self.judge_letters(letters),
+        }
+    }
+
+    /// Judges that each message was acknowledged or is a letter, and it is that once.
+    fn judge_letters(&self, letters: &Letters) -> Result<(), String> {
+        let facts = self.facts.borrow();
+        let seen = letters.seen();
+        let acknowledged = facts.of.values().filter(|fact| fact.settled == Some(Settle::Ack));
+        let ends = acknowledged.map(|fact| &fact.payload).chain(seen.iter().map(|letter| &letter.payload));
+        let mut counts: BTreeMap<&[u8], u32> = BTreeMap::new();
+        ends.for_each(|payload| *counts.entry(payload).or_default() += 1);
+        let told = |payload: &[u8], what: &str| {
+            let of_it: Vec<_> = facts.of.iter().filter(|(_, fact)| fact.payload == payload).collect();
+            let as_letter: Vec<_> = seen.iter().filter(|letter| letter.payload == payload).collect();
+            let (shown, all) = (String::from_utf8_lossy(payload), seen.len());
+            let counted = self.burials;
+            Err(format!("{shown:?} {what}; {of_it:?}; letters {as_letter:?} of {all}, counted {counted:?}"))
+        };
+        if let Some((payload, _)) = counts.iter().find(|(_, count)| **count > 1) {
+            return told(payload, "was acknowledged or is a letter more than once");
+        }
+        if self.may_hide {
+            return Ok(());
+        }
+        if let Some(payload) = self.stored.iter().find(|payload| !counts.contains_key(&payload[..])) {
+            return told(payload, "is stored, was not acknowledged, and is no letter");
+        }
+        match self.burials {
+            Some(count) if count != seen.len() as u64 => {
+                Err(format!("{count} letters are counted, and {} are there", seen.len()))
+            }
+            None if letters.is_made() => Err("it is not known what is left of the queue".into()),
+            _ => Ok(()),
+        }
     }
 
     /// Lets every worker end its operation.

@@ -14,6 +14,7 @@
 //! | `client` | the real clients |
 //! | `tunnel` | TLS between some clients and their server |
 //! | `crew` | a queue whose messages are claimed by workers |
+//! | `letters` | the dead-letter queue of that one, and who alters both |
 //! | `doomed` | a second queue, which is occasionally deleted |
 //! | `guests` | clients of the Zaqar API, on a third queue |
 //!
@@ -37,6 +38,7 @@ mod disk;
 mod doomed;
 mod guests;
 mod host;
+mod letters;
 mod model;
 mod pipe;
 #[path = "../common/random.rs"]

@@ -8,9 +8,12 @@ use std::time::Duration;
 use millstream::access::{ProjectLimits, Tenants};
 use millstream::base::clock::Now;
 use millstream::base::error::StoreFault;
+use millstream::base::manage::{Manage, Managed};
 use millstream::base::millis::Millis;
 use millstream::base::names::{FullName, queue_hash};
-use millstream::base::queue::home;
+use millstream::base::queue::{QueueInfo, home};
+use millstream::base::units::Partition;
+use millstream::base::wish::{Granted, Wish};
 use millstream::shard::core::{Core, Deleted, Peer, Settings};
 use millstream::shard::delivery::{Delivery, Reply};
 use millstream::shard::turn::{Shard, Turn};
@@ -205,6 +208,25 @@ impl Server {
     pub fn delete(&self, name: FullName, reply: Reply<Result<Deleted, StoreFault>>) -> bool {
         let home = home(queue_hash(&name.0, &name.1), self.shards() as u16);
         self.inboxes[usize::from(home)].send(Delivery::Delete(name, reply)).is_ok()
+    }
+
+    /// Asks a queue's home to describe, create or alter it, as the control port does. Returns false if the home's inbox is
+    /// full.
+    pub fn wish(&self, name: FullName, wish: Wish, reply: Reply<Granted>) -> bool {
+        let home = home(queue_hash(&name.0, &name.1), self.shards() as u16);
+        self.inboxes[usize::from(home)].send(Delivery::Wish(name, wish, reply)).is_ok()
+    }
+
+    /// Asks the owner of a partition about its messages, as the control port does. Returns false if its inbox is full.
+    pub fn manage(
+        &self,
+        queue: &QueueInfo,
+        partition: Partition,
+        what: Manage,
+        reply: Reply<Result<Managed, StoreFault>>,
+    ) -> bool {
+        let owner = queue.owner(partition, self.shards() as u16);
+        self.inboxes[usize::from(owner)].send(Delivery::Manage(queue.key(partition), what, reply)).is_ok()
     }
 
     /// Gives every project and shard the settings of a reload. A shard whose inbox is full keeps its own.

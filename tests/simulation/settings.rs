@@ -48,6 +48,8 @@ pub struct Plan {
     pub deletes: bool,
     /// Whether workers claim the messages of another queue.
     pub works: bool,
+    /// Whether that queue has a dead-letter queue, and is altered.
+    pub buries: bool,
     /// Whether clients of the Zaqar API come, too.
     pub has_guests: bool,
 }
@@ -116,11 +118,12 @@ impl Plan {
             reloads: seed % 5 == 2,
             deletes: is_log && !is_limited && seed % 3 == 2,
             works: false,
+            buries: false,
             has_guests: false,
         };
         let works = plan.keeps_all() && !is_limited && !plan.deletes;
         let has_guests = plan.keeps_all() && !is_limited && !plan.is_secure && seed.is_multiple_of(2);
-        Self { works, has_guests, ..plan }
+        Self { works, buries: works && seed % 7 < 5, has_guests, ..plan }
     }
 
     /// Draws the settings of a reload. They add, change or remove the rates of a limited project.

@@ -99,9 +99,7 @@ impl World {
             guests: plan
                 .has_guests
                 .then(|| Guests::new(Random(seed ^ 0x6e57_5000), machine.clock.clone(), may_hide)),
-            crew: plan
-                .works
-                .then(|| Crew::new(seed ^ 0x00c4_e700, machine.clock.clone(), plan.is_secure, !plan.jumps)),
+            crew: plan.works.then(|| Crew::new(seed ^ 0x00c4_e700, machine.clock.clone(), &plan)),
             server: None,
             clients: Vec::new(),
             pipe_bytes: random.between(300, 60_000),
@@ -216,13 +214,24 @@ impl World {
         crew.begin_audit();
         for _ in 0..AUDIT_PASSES {
             self.calm()?;
-            if self.crew.as_mut().is_none_or(|crew| crew.is_done() == Ok(true)) {
+            for _ in 0..CALM_PASSES {
+                let (Some(crew), Some(server)) = (&mut self.crew, &self.server) else { break };
+                let is_counted = crew.count(server)?;
+                self.calm()?;
+                if is_counted {
+                    break;
+                }
+            }
+            if self.crew.as_mut().map_or(Ok(true), Crew::is_done)? {
                 break;
             }
             self.pass_time(AUDIT_STEP_MS);
         }
+        if let (Some(crew), Some(server)) = (&mut self.crew, &self.server) {
+            crew.begin_reading(server)?;
+        }
+        self.calm()?;
         let Some(crew) = &mut self.crew else { return Ok(()) };
-        crew.is_done()?;
         crew.end_audit()?;
         crew.stop();
         self.calm()?;

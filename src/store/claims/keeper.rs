@@ -30,6 +30,9 @@ use crate::base::queue::PartitionKey;
 use crate::base::units::Offset;
 use crate::store::{Asker, ClaimCounters, Completion, Portion, Request};
 
+/// How long a keeper notes only what it is asked for, after a note has failed.
+const REST: Millis = Millis::new(1_000);
+
 /// The size of a read of notes at a recall, in bytes.
 const RECALL_BYTES: usize = 1 << 20;
 
@@ -120,6 +123,9 @@ pub(super) struct Keeper<T: Asker> {
     pub(super) moves: Moves,
     /// Whether a recall may have left pieces of which neither the expiry nor the size is known.
     has_unknown: bool,
+    /// Until when the keeper notes only what it is asked for, because a note has failed: the next one may fail at once,
+    /// too, as on a full disk.
+    rest: Option<Millis>,
     /// Whether the store was told to keep messages of the partition.
     pub(super) has_pins: bool,
     /// Whether it is in the list of keepers with something to do.
@@ -150,6 +156,7 @@ impl<T: Asker> Keeper<T> {
             finds: Finds::default(),
             moves: Moves::default(),
             has_unknown: false,
+            rest: None,
             has_pins: has_notes,
             is_dirty: false,
         }
@@ -298,6 +305,7 @@ impl<T: Asker> Keeper<T> {
             return self.recall(out);
         }
         self.is_crowded = out.is_crowded;
+        self.rest = self.rest.filter(|until| now.mono < *until);
         out.counters.expired += self.ledger.expire(now.mono);
         self.move_worn(now, out);
         while let Some(ask) = self.asks.front() {
@@ -331,7 +339,7 @@ impl<T: Asker> Keeper<T> {
         self.read_ahead(out);
         self.ahead.forget_end();
         self.advance_moves(now, out);
-        if self.notes.wants_snapshot() {
+        if self.notes.wants_snapshot() && (self.notes.has_records() || !self.is_resting()) {
             self.notes.add_snapshot(self.ledger.snapshot(now));
         }
         self.notes.send(self.ledger.floor(), out);
@@ -614,13 +622,20 @@ impl<T: Asker> Keeper<T> {
     /// Handles the end of a note.
     pub(super) fn handle_noted(
         &mut self,
+        now: Now,
         sequence: u64,
         result: Result<Option<Range<Offset>>, StoreFault>,
         out: &mut Out<T>,
     ) {
         if let Err(fault) = self.notes.handle_noted(sequence, result, out) {
+            self.rest = Some(now.mono + REST);
             self.drop_ledger(&fault, out);
         }
+    }
+
+    /// Returns whether the keeper notes only what it is asked for.
+    pub(super) fn is_resting(&self) -> bool {
+        self.rest.is_some()
     }
 
     /// Drops the ledger after a note has failed: it has what is not durable.
@@ -662,9 +677,13 @@ impl<T: Asker> Keeper<T> {
         self.notes.fail_all(fault, out);
     }
 
-    /// Returns when the next lease or delay ends.
+    /// Returns when the next lease, delay or rest ends.
     pub(super) fn next_timer(&self) -> Option<Millis> {
-        let next_try = self.moves.next_try();
+        // Once the ledger is known, it works anyway.
+        if !self.is_ready() {
+            return None;
+        }
+        let next_try = self.rest.or_else(|| self.moves.next_try());
         self.ledger.pieces().next_timer().into_iter().chain(next_try).min()
     }
 

@@ -275,7 +275,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
                 Completion::Appended { token, result }
             }
             Completion::Appended { token: AppendBy::Note(id, sequence), result } => {
-                self.with_ledger(id, |keeper, out| keeper.handle_noted(sequence, result, out));
+                self.with_ledger(id, |keeper, out| keeper.handle_noted(now, sequence, result, out));
                 return None;
             }
             Completion::Fetched { token: FetchBy::Client(token, partition, view), result } => {

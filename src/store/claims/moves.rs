@@ -77,7 +77,7 @@ impl<T: Asker> Keeper<T> {
 
     /// Moves the messages that were given out too often.
     pub(super) fn move_worn(&mut self, now: Now, out: &mut Out<T>) {
-        if !self.ledger.pieces().has_worn() {
+        if !self.ledger.pieces().has_worn() || self.is_resting() {
             return;
         }
         if let Some((to, Some(max))) = self.dead_queue(out) {
@@ -132,6 +132,9 @@ impl<T: Asker> Keeper<T> {
 
     /// Does what can be done of a move now.
     pub(super) fn advance_moves(&mut self, now: Now, out: &mut Out<T>) {
+        if self.is_resting() {
+            return;
+        }
         self.settle_copied(now, out);
         match self.moves.running.take() {
             // Some of them were deleted meanwhile.

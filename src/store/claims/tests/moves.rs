@@ -684,6 +684,21 @@ fn is_append(what: &Wanted) -> bool {
 }
 
 #[test]
+fn a_move_that_cannot_be_noted_is_not_tried_again_at_once() {
+    let mut post = Post::leased(1);
+    post.queues[&JOBS].policy.set(Policy { claims_max: Some(1), ..post.policy.clone() });
+    // The lease ends, so that the message is to be moved.
+    let (.., ends) = post.leased[0];
+    post.now = Now::at_ms(ends.get() + 1, post.now.unix.get() + ends.get());
+    post.lose_note();
+    // On a disk that refuses every note, this would never end.
+    post.settle_down();
+    assert!(post.errands.is_empty(), "{:?}", post.errands);
+    post.pass(Millis::new(1_000));
+    let _ = post.errand(|what| matches!(what, Wanted::Open(_)));
+}
+
+#[test]
 fn copies_that_are_being_appended_when_a_note_fails_are_not_appended_again() {
     let mut post = Post::leased(2);
     post.settle(Settle::Reject);
