@@ -2,7 +2,7 @@
 
 use super::client::{Client, Role};
 use super::crew::Crew;
-use super::disk::{BLOCK, Backup, Directory, FileName, Report, Step};
+use super::disk::{BLOCK, Backup, Directory, FileName, Report, SegmentHeader, Step, scan};
 use super::doomed::Doomed;
 use super::guests::Guests;
 use super::model::Lost;
@@ -272,7 +272,15 @@ impl World {
             self.used_files().into_iter().map(|(file, _)| file).filter(|file| !is_indexed(file)).collect();
         self.stop_drained()?;
         let files = self.used_files();
-        if let Some((file, bytes)) = files.iter().find(|(file, _)| written.contains(file)) {
+        // A file that grouping has emptied still has its earlier bytes.
+        let is_live = |bytes: &[u8]| {
+            let padded = [bytes, &[0; BLOCK]].concat();
+            let header = SegmentHeader::parse(&padded);
+            header.is_ok_and(|header| scan(&header, &padded).end >= bytes.len() as u64)
+        };
+        if let Some((file, bytes)) =
+            files.iter().find(|(file, bytes)| written.contains(file) && is_live(bytes))
+        {
             let at = bytes.len() - 1;
             self.machine.disk.flip(*file, at, 1);
             self.lose_batches(bytes, at, at + 1);

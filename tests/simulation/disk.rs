@@ -2,6 +2,8 @@
 
 use super::random;
 pub use millstream::store::log::disk::{Directory, FileName, Step};
+pub use millstream::store::log::header::SegmentHeader;
+pub use millstream::store::log::scan::scan;
 pub use millstream::store::log::{BLOCK, DataDir, Log, Moment, Report, Tag, disk, open};
 
 #[path = "../common/simulated.rs"]
