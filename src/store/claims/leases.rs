@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 
 use super::finds::Look;
 use super::keeper::{Ask, By, Keeper};
-use super::ledger::{Live, messages};
+use super::ledger::Live;
 use super::notes::Answer;
 use super::out::Out;
+use super::ranges::messages;
 use super::record::Record;
 use crate::base::batch::StoredBatch;
 use crate::base::claim::{Granted, LeaseId, Leaving, Lost, Settle, Settlement, Terms, Worker};

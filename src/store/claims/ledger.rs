@@ -4,11 +4,14 @@
 //! same records in the same order. That a lease has ended is no record: the time tells. Its messages keep their
 //! lease until they are given out again, so a late settlement still counts.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::pieces::{Phase, Piece, Pieces};
-use super::record::{Aim, Given, Move, Passed, Record, Snapshot, WrittenLease, WrittenPhase, WrittenPiece};
+use super::ranges::{common, joined, messages, union};
+use super::record::{Aim, Given, Move, Passed, Record};
 use crate::base::claim::{Claimed, LeaseId, Leases, Settle, Settlement, Terms, View, Worker};
 use crate::base::clock::Now;
 use crate::base::hidden::Hidden;
@@ -579,91 +582,6 @@ impl Ledger {
         pinned
     }
 
-    /// Returns the whole ledger as a record.
-    pub(super) fn snapshot(&self, now: Now) -> Snapshot {
-        let for_ms = |time: Millis| time.get() as i64 - now.mono.get() as i64;
-        let pieces = self.pieces.all().map(|(offsets, piece)| WrittenPiece {
-            offsets,
-            count: piece.count,
-            lease: piece.lease,
-            phase: match piece.phase {
-                Phase::Free => WrittenPhase::Free,
-                Phase::Held(until) => WrittenPhase::HeldFor(for_ms(until)),
-                Phase::Later(from) => WrittenPhase::FreeIn(for_ms(from)),
-                Phase::Moving(number) => WrittenPhase::Moving(number),
-            },
-            lives_for: if piece.lives_until == Millis::ZERO { i64::MIN } else { for_ms(piece.lives_until) },
-            expires: piece.expires,
-            bytes: piece.bytes,
-            is_released: piece.is_released,
-        });
-        let written = |(id, of): (&LeaseId, &Lease)| {
-            let Lease { client, ttl_secs, grace_secs, .. } = *of;
-            WrittenLease { lease: *id, client, ttl_secs, grace_secs }
-        };
-        let mut leases: Vec<_> = self.leases.iter().map(written).collect();
-        leases.sort_unstable_by_key(|written| written.lease);
-        let moves =
-            self.moves.iter().map(|(number, Moving { of, aim, .. })| (*number, of.clone(), aim.clone()));
-        let (at, next, sequence) = (now.unix, self.next, self.sequence);
-        Snapshot { at, next, sequence, leases, pieces: pieces.collect(), moves: moves.collect() }
-    }
-
-    fn restore(now: Now, snapshot: &Snapshot) -> Self {
-        let Snapshot { at, next, sequence, leases, pieces, moves } = snapshot;
-        let mut ledger = Self { next: *next, sequence: *sequence, ..Self::default() };
-        let moving = |(number, of, aim): &(u64, Move, Option<Aim>)| {
-            (*number, Moving { of: of.clone(), aim: aim.clone(), left: 0, first: Offset(u64::MAX) })
-        };
-        ledger.moves_made = moves.iter().map(|(number, ..)| *number).max().unwrap_or(0);
-        ledger.moves = moves.iter().map(moving).collect();
-        let passed = now.unix.since(*at).get() as i64;
-        let time = |for_ms: i64| match for_ms {
-            i64::MIN => Millis::ZERO,
-            _ => Millis::new(
-                (now.mono.get() as i64).saturating_add(for_ms.saturating_sub(passed)).max(0) as u64
-            ),
-        };
-        let mut offsets: HashMap<LeaseId, Vec<Range<Offset>>> = HashMap::new();
-        for written in pieces {
-            let length = written.offsets.end.since(written.offsets.start);
-            offsets.entry(written.lease).or_default().push(written.offsets.clone());
-            let piece = Piece {
-                length: u32::try_from(length).unwrap_or(u32::MAX),
-                count: written.count,
-                lease: written.lease,
-                phase: match written.phase {
-                    WrittenPhase::Free => Phase::Free,
-                    WrittenPhase::HeldFor(for_ms) => Phase::Held(time(for_ms)),
-                    WrittenPhase::FreeIn(for_ms) => Phase::Later(time(for_ms)),
-                    WrittenPhase::Moving(number) => match ledger.moves.get_mut(&number) {
-                        Some(moving) => {
-                            moving.left += length;
-                            moving.first = moving.first.min(written.offsets.start);
-                            Phase::Moving(number)
-                        }
-                        // Only forged notes have none.
-                        None => Phase::Free,
-                    },
-                },
-                lives_until: time(written.lives_for),
-                expires: written.expires,
-                bytes: written.bytes,
-                is_over: false,
-                is_released: written.is_released,
-            };
-            ledger.pieces.insert(written.offsets.start, piece);
-        }
-        for WrittenLease { lease, client, ttl_secs, grace_secs } in leases.iter().copied() {
-            let Some(offsets) = offsets.remove(&lease) else { continue };
-            let unsettled = offsets.iter().map(|range| range.end.since(range.start)).sum();
-            let (worker, offsets) = (None, offsets.into());
-            ledger.leases.insert(lease, Lease { client, worker, ttl_secs, grace_secs, unsettled, offsets });
-        }
-        ledger.moves.retain(|_, moving| moving.left > 0);
-        ledger
-    }
-
     /// Returns whether the counts of the leases match the pieces.
     #[cfg(test)]
     pub(super) fn is_sound(&self) -> bool {
@@ -707,38 +625,6 @@ fn mono_of(now: Now, unix: UnixMillis) -> Millis {
     }
 }
 
-/// Returns the number of messages in ranges.
-pub(super) fn messages<'a>(ranges: impl IntoIterator<Item = &'a Range<Offset>>) -> u64 {
-    ranges.into_iter().map(|range| range.end.saturating_since(range.start)).fold(0, u64::saturating_add)
-}
-
-/// Returns what two lists of ascending ranges have in common.
-fn common(one: &[Range<Offset>], other: &[Range<Offset>]) -> Vec<Range<Offset>> {
-    let (mut one, mut other, mut all) = (one.iter().peekable(), other.iter().peekable(), Vec::new());
-    while let (Some(a), Some(b)) = (one.peek(), other.peek()) {
-        let both = a.start.max(b.start)..a.end.min(b.end);
-        let shorter = if a.end < b.end { &mut one } else { &mut other };
-        shorter.next();
-        if !both.is_empty() {
-            all.push(both);
-        }
-    }
-    all
-}
-
-/// Returns what lies in any of these ranges, as ascending ranges without overlap.
-fn union(mut ranges: Vec<Range<Offset>>) -> Vec<Range<Offset>> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    let mut all: Vec<Range<Offset>> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match all.last_mut() {
-            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
-            _ => all.push(range),
-        }
-    }
-    all
-}
-
 /// Returns how long a message that was given out `count` times waits after a release. The second time does not
 /// wait, later ones twice as long each.
 fn backoff_secs(count: u32) -> u32 {
@@ -746,16 +632,4 @@ fn backoff_secs(count: u32) -> u32 {
         0 | 1 => 0,
         count => 1u32.checked_shl(count - 1).map_or(BACKOFF_MAX_SECS, |secs| secs.min(BACKOFF_MAX_SECS)),
     }
-}
-
-/// Joins ranges with at most `gap_max` offsets between them.
-fn joined(ranges: Vec<Range<Offset>>, gap_max: u64) -> Vec<Range<Offset>> {
-    let mut all: Vec<Range<Offset>> = Vec::new();
-    for range in ranges {
-        match all.last_mut() {
-            Some(last) if range.start.since(last.end) <= gap_max => last.end = range.end,
-            _ => all.push(range),
-        }
-    }
-    all
 }

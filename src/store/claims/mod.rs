@@ -7,9 +7,10 @@
 //! | file | one concept |
 //! | --- | --- |
 //! | here | which request goes to which ledger, and what passes |
-//! | `keeper` | a ledger's requests: decides, and answers once the decision is durable |
-//! | `ledger` | what is unsettled in a partition, and the only function that changes it |
+//! | `keeper` | a ledger's requests: decides, and answers once the decision is durable; recalls the ledger from its notes |
+//! | `ledger` | what is unsettled in a partition, the only function that changes it, and its snapshots |
 //! | `pieces` | stretches of unsettled messages, by offset and by time |
+//! | `ranges` | ranges of offsets |
 //! | `record` | a change of a ledger, and its bytes |
 //! | `notes` | the records on their way to the store, the answers that wait for them, snapshots |
 //! | `leases` | the requests about leases that were made |
@@ -46,6 +47,7 @@ mod moving;
 mod notes;
 mod out;
 mod pieces;
+mod ranges;
 mod record;
 mod stats;
 #[cfg(test)]

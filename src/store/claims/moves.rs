@@ -18,11 +18,11 @@ use std::sync::Arc;
 
 use super::inner::{LedgerId, Purpose};
 use super::keeper::{Keeper, fetch};
-use super::ledger::messages;
 use super::letter::{self, History, Source};
 use super::moving::{Copied, Group, Step};
 use super::out::Out;
 use super::pieces::{Phase, Piece};
+use super::ranges::messages;
 use super::record::{Aim, Move, Record, Why};
 use crate::base::batch::{BatchBuilder, Fetched, Shape, StoredBatch};
 use crate::base::clock::Now;
