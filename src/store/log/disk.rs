@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -308,18 +309,27 @@ pub fn salvage_ranges(directory: &dyn Directory, file: FileName, ranges: &[(u64,
     ranges.iter().map(|(at, length)| Ok(salvage(directory, file, *at, *length)?.bytes)).collect()
 }
 
-/// Returns the steps that make a segment file. A new file is filled with zeros. A reused file keeps its old
+/// Returns the steps that fill a range of a new file with zeros. Those from its beginning on create it.
+pub fn zero_segment(place: u32, range: Range<u64>, reserve: Reserve) -> Vec<Step> {
+    let file = FileName::Segment(place);
+    let mut steps = Vec::new();
+    if range.start == 0 {
+        steps.push(Step::Create(file));
+    }
+    steps.extend(range.clone().step_by(ZEROS_AT_ONCE as usize).map(|at| {
+        let bytes = ZEROS_AT_ONCE.min(range.end - at);
+        Step::Zero { file, at, bytes, reserve }
+    }));
+    steps
+}
+
+/// Returns the steps that make a file a segment. A new file is full of zeros. A reused file keeps its old
 /// bytes, which have another stamp.
-pub fn make_segment(place: NewPlace, bytes: u64, header: Vec<u8>, reserve: Reserve) -> Vec<Step> {
+pub fn make_segment(place: NewPlace, header: Vec<u8>) -> Vec<Step> {
     let NewPlace { place, is_new, .. } = place;
     let file = FileName::Segment(place);
     let mut steps = Vec::new();
     if is_new {
-        steps.push(Step::Create(file));
-        steps.extend((0..bytes).step_by(ZEROS_AT_ONCE as usize).map(|at| {
-            let bytes = ZEROS_AT_ONCE.min(bytes - at);
-            Step::Zero { file, at, bytes, reserve }
-        }));
         // Before it has a header, the file has its full length, whatever happens to the machine: a shorter
         // file with a header is damaged.
         steps.push(Step::Sync(file));

@@ -85,11 +85,6 @@ impl Active {
         Self { place: place.place, header, end, last_block, spans, used: Features::NONE }
     }
 
-    /// Returns whether more than half of it is written.
-    pub(super) fn is_half_full(&self) -> bool {
-        self.end > self.header.bytes / 2
-    }
-
     fn room(&self) -> usize {
         usize::try_from(self.header.bytes - self.end).unwrap_or(usize::MAX).saturating_sub(ROUND_HEADER)
     }

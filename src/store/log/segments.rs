@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::data_dir::{DataDir, FreeRoom};
-use super::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, save_index};
+use super::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, save_index, zero_segment};
 use super::features::Features;
 use super::header::SegmentHeader;
 use super::history::Sealed;
@@ -28,6 +28,58 @@ pub(super) struct SegmentLimits {
     pub max_age: Millis,
 }
 
+/// The part of the present segment that is written before the next one is made, and the part that is left when that one
+/// is ready, as shifts: an eighth.
+const BEGIN_SHIFT: u32 = 3;
+
+/// The bytes of which multiples are filled with zeros together, except for the last ones.
+const ZEROS_MIN: u64 = 1 << 20;
+
+/// A segment that is being made. Its zeros are written as fast as the present segment fills: faster, they would hold up
+/// the messages that are written meanwhile.
+#[derive(Debug)]
+struct Making {
+    place: NewPlace,
+    header: SegmentHeader,
+    reserve: Reserve,
+    /// How many bytes are zeros, with those that are being written; and how many of them there should be by now.
+    zeroed: u64,
+    wanted: u64,
+    step: MakingStep,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MakingStep {
+    /// More zeros are not wanted yet.
+    Waiting,
+    /// Zeros are being written.
+    Zeroing,
+    /// The last steps are being done.
+    Ending,
+}
+
+impl Making {
+    /// Submits the next steps, if they are wanted.
+    fn go_on(&mut self, disk: &mut impl Disk<Tag>) {
+        let Self { place, header, reserve, zeroed, wanted, step } = self;
+        if *step != MakingStep::Waiting {
+            return;
+        }
+        let steps = if *zeroed == header.bytes {
+            *step = MakingStep::Ending;
+            make_segment(*place, header.encode())
+        } else {
+            let end = if *wanted == header.bytes { *wanted } else { *wanted / ZEROS_MIN * ZEROS_MIN };
+            if end <= *zeroed {
+                return;
+            }
+            *step = MakingStep::Zeroing;
+            zero_segment(place.place, std::mem::replace(zeroed, end)..end, *reserve)
+        };
+        disk.submit(Tag::Make, steps);
+    }
+}
+
 /// The segments of a shard.
 #[derive(Debug)]
 pub(super) struct Segments {
@@ -36,7 +88,7 @@ pub(super) struct Segments {
     limits: SegmentLimits,
     /// A segment that is ready to be written. It is `None` while one is being made.
     spare: Option<Active>,
-    making: Option<(NewPlace, SegmentHeader)>,
+    making: Option<Making>,
     /// The features that the last segment used, which the next one gets, too.
     used: Features,
     /// When a segment may be made ahead again, by the monotonic clock, after a failure.
@@ -101,8 +153,8 @@ impl Segments {
         self.spare.take_if(|spare| spare.header.features.contains(needed))
     }
 
-    /// Makes a segment with these features and those that the last one used, unless one is ready or being
-    /// made. One that is ready without these features gets another header.
+    /// Makes a segment with these features and those that the last one used, as fast as possible, unless one is ready.
+    /// One that is ready without these features gets another header.
     pub(super) fn make(
         &mut self,
         now: Now,
@@ -111,8 +163,28 @@ impl Segments {
         reserve: Reserve,
         needed: Features,
     ) {
-        let has_spare = self.spare.as_ref().is_some_and(|spare| spare.header.features.contains(needed));
-        if has_spare || self.making.is_some() {
+        let bytes = self.limits.segment_bytes;
+        self.begin(now, dir, disk, reserve, needed, bytes);
+    }
+
+    /// Makes a segment, or goes on with the one that is being made, until it has so many zeros.
+    fn begin(
+        &mut self,
+        now: Now,
+        dir: &DataDir,
+        disk: &mut impl Disk<Tag>,
+        reserve: Reserve,
+        needed: Features,
+        zeros: u64,
+    ) {
+        if let Some(making) = &mut self.making {
+            (making.wanted, making.reserve) = (making.wanted.max(zeros), reserve);
+            if making.step != MakingStep::Ending {
+                making.header.features = making.header.features | needed | self.used;
+            }
+            return making.go_on(disk);
+        }
+        if self.spare.as_ref().is_some_and(|spare| spare.header.features.contains(needed)) {
             return;
         }
         let features = needed | self.used;
@@ -128,21 +200,33 @@ impl Segments {
                 (place, SegmentHeader { stamp, number, bytes, features })
             }
         };
-        self.making = Some((place, header));
-        disk.submit(Tag::Make, make_segment(place, header.bytes, header.encode(), reserve));
+        let (zeroed, step) = (if place.is_new { 0 } else { header.bytes }, MakingStep::Waiting);
+        let making = Making { place, header, reserve, zeroed, wanted: zeros.max(zeroed), step };
+        self.making.insert(making).go_on(disk);
     }
 
-    /// Makes the next segment ahead of need. It gets the features that the present one has `used`. After a
-    /// failure, it waits before it tries again.
-    pub(super) fn make_ahead(&mut self, now: Now, dir: &DataDir, disk: &mut impl Disk<Tag>, used: Features) {
-        if self.make_again <= now.mono {
+    /// Makes the next segment ahead of need, as fast as the present one fills. It gets the features that the present one
+    /// uses. After a failure, it waits before it tries again.
+    pub(super) fn make_ahead(
+        &mut self,
+        now: Now,
+        dir: &DataDir,
+        disk: &mut impl Disk<Tag>,
+        (written, used): (u64, Features),
+    ) {
+        let bytes = self.limits.segment_bytes;
+        let begin = bytes >> BEGIN_SHIFT;
+        if written > begin && self.make_again <= now.mono {
             self.used = used;
-            self.make(now, dir, disk, Reserve::Keep, used);
+            // Everything is wanted when the last part begins.
+            let time = bytes - 2 * begin;
+            let zeros = (written - begin).min(time) * bytes / time;
+            self.begin(now, dir, disk, Reserve::Keep, used, zeros);
         }
     }
 
-    /// Handles the result of making a segment. After a failure, it removes what exists of the segment, and
-    /// allows another attempt `again` later.
+    /// Handles the result of steps that make a segment. Returns whether one is ready now. After a failure, it removes what
+    /// exists of the segment, and allows another attempt `again` later.
     pub(super) fn handle_made(
         &mut self,
         now: Now,
@@ -150,21 +234,27 @@ impl Segments {
         result: &io::Result<()>,
         dir: &DataDir,
         disk: &mut impl Disk<Tag>,
-    ) {
-        let Some((place, header)) = self.making.take() else { return };
+    ) -> bool {
+        let Some(mut making) = self.making.take() else { return false };
         debug_assert!(self.spare.is_none(), "one is made while none is ready");
         self.make_again = if result.is_err() { now.mono + again } else { Millis::ZERO };
+        if result.is_ok() && making.step == MakingStep::Ending {
+            self.spare = Some(Active::new(making.place, making.header));
+            return true;
+        }
         if result.is_ok() {
-            self.spare = Some(Active::new(place, header));
-            return;
+            making.step = MakingStep::Waiting;
+            self.making.insert(making).go_on(disk);
+            return false;
         }
         // If the disk is full, the room is needed.
-        let NewPlace { place, is_new, .. } = place;
+        let Making { place: NewPlace { place, is_new, .. }, header, .. } = making;
         if is_new {
             disk.submit(Tag::Unmade, vec![Step::Remove(FileName::Segment(place))]);
         } else {
             dir.removals().add_first(Unneeded::Unusable { place, bytes: header.bytes });
         }
+        false
     }
 
     /// Seals the segment that was written. Returns it with the content of its index file.

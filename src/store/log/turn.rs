@@ -169,8 +169,8 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
                     self.writer.note_round(now);
                     let is_synced = self.writer.is_synced();
                     self.disk.submit(Tag::Round, round_steps(file, at, bytes, is_synced));
-                    if let Some(active) = self.writer.active().filter(|active| active.is_half_full()) {
-                        self.segments.make_ahead(now, &self.dir, &mut self.disk, active.used);
+                    if let Some(active) = self.writer.active() {
+                        self.segments.make_ahead(now, &self.dir, &mut self.disk, (active.end, active.used));
                     }
                 }
                 // The segment has no room for the next entry, or not the features that it needs.
@@ -212,7 +212,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
     }
 
     fn handle_made(&mut self, now: Now, result: io::Result<()>) {
-        self.segments.handle_made(now, TICK, &result, &self.dir, &mut self.disk);
+        let is_ready = self.segments.handle_made(now, TICK, &result, &self.dir, &mut self.disk);
         if result.as_ref().is_err_and(is_disk_full) && self.dir.cuts().give_up() {
             tracing::warn!(
                 shard = self.segments.shard(),
@@ -222,7 +222,7 @@ impl<T: Asker, D: Disk<Tag>> Log<T, D> {
             return self.make_segment(now, Reserve::Keep);
         }
         match result {
-            Ok(()) if self.writer.is_cut() => {}
+            Ok(()) if !is_ready || self.writer.is_cut() => {}
             Ok(()) => self.writer.recover(),
             Err(error) if self.writer.active().is_none() => {
                 self.fail(now, "creation of a segment failed", &error);

@@ -11,6 +11,7 @@ mod filled;
 mod golden;
 mod grouping;
 mod judge;
+mod making;
 mod missing;
 mod removal;
 mod restores;
