@@ -7,7 +7,7 @@
 //! | file | content |
 //! | --- | --- |
 //! | this file | the calls of a turn |
-//! | `connection` | one connection: handshake, frames, and the front that handles their content |
+//! | `connection` | one connection: handshake, frames, the front that handles their content, and its client |
 //! | `peer`, `proxy` | the peer of a connection; the PROXY header that names the client behind a proxy |
 //! | `entry` | the request that opens a connection; `applicant`, `admission`: its client, and the verdict on it |
 //! | `authentication` | asks who clients are, and admits them; `questions` to the judge; `verdicts` that are `remembered` |
