@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use broker::{Brokers, is_possible};
 use common::zaqar::{OTHER, Zaqar};
@@ -29,6 +30,9 @@ fn serve(brokers: &str, replication: usize, more: &[&str]) -> Server {
     Server::start(&[&base[..], more].concat())
 }
 
+/// How long one `millstream produce` may take: twice as long as it waits for a silent server.
+const PRODUCE_MAX: Duration = Duration::from_secs(180);
+
 /// Produces numbered lines into a queue, with `millstream produce`.
 fn produce(server: &Server, queue: &str, lines: impl Iterator<Item = String>, more: &[&str]) -> Output {
     let mut producer = server
@@ -40,6 +44,15 @@ fn produce(server: &Server, queue: &str, lines: impl Iterator<Item = String>, mo
         .unwrap();
     let text: String = lines.map(|line| line + "\n").collect();
     producer.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let until = Instant::now() + PRODUCE_MAX;
+    while producer.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            producer.kill().unwrap();
+            let said = String::from_utf8_lossy(&producer.wait_with_output().unwrap().stderr).into_owned();
+            panic!("produce {queue} takes longer than {PRODUCE_MAX:?}: {said}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
     producer.wait_with_output().unwrap()
 }
 

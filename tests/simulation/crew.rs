@@ -348,8 +348,14 @@ impl Crew {
     }
 
     /// Begins the audit: enough time passes for claims to end that no worker knows of.
-    pub fn begin_audit(&mut self) {
+    pub fn begin_audit(&mut self) -> Result<(), String> {
         self.facts.borrow_mut().do_claims_last = false;
+        self.letters.iter_mut().for_each(Letters::begin_audit);
+        if self.model.producers.is_empty() || self.is_ready() {
+            Ok(())
+        } else {
+            Err("there are producers, but their queue was never made".into())
+        }
     }
 
     /// Asks what the queue and its dead-letter queue hold, if it has one. Returns whether all partitions were asked.

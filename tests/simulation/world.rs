@@ -38,6 +38,8 @@ const LIMITED_CALM: Millis = Millis::new(20_000);
 const RECOVERY: Millis = Millis::new(4_000);
 /// How often, and how long each time, the audit of the workers lets time pass: longer than claims last.
 const AUDIT_PASSES: usize = 40;
+/// How often a shard whose inbox is full is asked again for what a queue holds: more often than there are partitions.
+const COUNT_PASSES: usize = 40;
 const AUDIT_STEP_MS: u64 = 8_000;
 /// The time that draining may take, in milliseconds: the consumers' part, and the time for peers to close.
 const DRAIN: Millis = Millis::new(8_000);
@@ -211,17 +213,10 @@ impl World {
     /// Lets so much time pass that every claim of which no worker knows ends, and checks that every message was settled.
     fn audit_crew(&mut self) -> Result<(), String> {
         let Some(crew) = &mut self.crew else { return Ok(()) };
-        crew.begin_audit();
+        crew.begin_audit()?;
         for _ in 0..AUDIT_PASSES {
             self.calm()?;
-            for _ in 0..CALM_PASSES {
-                let (Some(crew), Some(server)) = (&mut self.crew, &self.server) else { break };
-                let is_counted = crew.count(server)?;
-                self.calm()?;
-                if is_counted {
-                    break;
-                }
-            }
+            self.count_crew()?;
             if self.crew.as_mut().map_or(Ok(true), Crew::is_done)? {
                 break;
             }
@@ -238,6 +233,19 @@ impl World {
         self.crew.iter_mut().for_each(Crew::leave_all);
         self.calm()?;
         self.is_given_back()
+    }
+
+    /// Counts what the workers' queues hold.
+    fn count_crew(&mut self) -> Result<(), String> {
+        for _ in 0..COUNT_PASSES {
+            let (Some(crew), Some(server)) = (&mut self.crew, &self.server) else { return Ok(()) };
+            let is_counted = crew.count(server)?;
+            self.calm()?;
+            if is_counted {
+                return Ok(());
+            }
+        }
+        Err("the workers' queues cannot be counted".into())
     }
 
     fn digest(&self) -> u64 {

@@ -24,7 +24,7 @@ impl<T: Asker> Keeper<T> {
         self.ledger.end_lives(now);
         let holding = store.holding(self.id.partition, self.ledger.next(), now.unix).unwrap_or_default();
         let first = holding.stored.start;
-        if self.ledger.pieces().first().is_some_and(|floor| floor < first) && !self.is_resting() {
+        if self.ledger.pieces().first().is_some_and(|floor| floor < first) {
             // The store has dropped them. The offsets between them may be many: a start leaves some out.
             let gone = self.ledger.pieces().overlapping(Offset::ZERO..first).map(|(part, _)| part);
             let gone = Record::Gone { offsets: gone.collect() };

@@ -545,7 +545,7 @@ impl<T: Asker> Keeper<T> {
 
     /// Returns when the next lease, delay or rest ends.
     pub(super) fn next_timer(&self) -> Option<Millis> {
-        // Once the ledger is known, it works anyway.
+        // When the recall ends, the keeper is worked on, so it needs no timer before.
         if !self.is_ready() {
             return None;
         }
@@ -579,7 +579,7 @@ impl<T: Asker> Keeper<T> {
 
     /// Notes the whole ledger, so that older notes can be released.
     pub(super) fn renew_snapshot(&mut self, now: Now, out: &mut Out<T>) {
-        if self.is_ready() {
+        if self.is_ready() && !self.is_resting() {
             self.notes.add_snapshot(self.ledger.snapshot(now));
             self.notes.send(self.ledger.floor(), out);
         }

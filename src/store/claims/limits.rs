@@ -150,8 +150,8 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
     pub(super) fn count_limited(&mut self, now: Now, partition: PartitionKey) {
         let Some(share) = self.limits.share(partition) else { return };
         let held = match self.keepers.get_mut(&partition) {
-            // It is counted once its ledger is known.
-            Some(keeper) if !keeper.is_ready() => return,
+            // It is counted once its ledger is known. What has left the store must be noted.
+            Some(keeper) if !keeper.is_ready() || keeper.is_resting() => return,
             Some(keeper) => {
                 let held = keeper.held(now, &mut self.inner, &mut self.out);
                 if keeper.notes.has_records() && !std::mem::replace(&mut keeper.is_dirty, true) {
@@ -193,7 +193,7 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
         }
         self.with_keeper(partition, |_, _| ());
         let Self { keepers, inner, out, limits, .. } = self;
-        let Some(keeper) = keepers.get_mut(&partition) else { return };
+        let Some(keeper) = keepers.get_mut(&partition).filter(|keeper| !keeper.is_resting()) else { return };
         limits.dropped += keeper.drop_oldest(now, excess, below, inner, out);
         self.count_limited(now, partition);
     }

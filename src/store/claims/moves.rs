@@ -77,7 +77,8 @@ impl<T: Asker> Keeper<T> {
 
     /// Moves the messages that were given out too often.
     pub(super) fn move_worn(&mut self, now: Now, out: &mut Out<T>) {
-        if !self.ledger.pieces().has_worn() || self.is_resting() {
+        // Whoever asks must not be given them.
+        if !self.ledger.pieces().has_worn() || self.is_resting() && self.asks.is_empty() {
             return;
         }
         if let Some((to, Some(max))) = self.dead_queue(out) {

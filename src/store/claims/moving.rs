@@ -96,7 +96,7 @@ impl Moves {
     /// Returns when to try again after a failure.
     pub(super) fn next_try(&self) -> Option<Millis> {
         let dues = self.pauses.values().map(|pause| pause.due);
-        dues.min().filter(|_| self.running.is_none())
+        dues.min().filter(|_| self.running.is_none() && self.late.is_none())
     }
 
     pub(super) fn is_waiting_for(&self, id: ErrandId) -> bool {

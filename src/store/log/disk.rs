@@ -222,6 +222,17 @@ pub fn read(directory: &dyn Directory, file: FileName, at: u64, length: usize) -
     Ok(directory.run(&Step::Read(file, vec![(at, length)]))?.pop().unwrap_or_default())
 }
 
+/// Returns whether a file of this length holds only zeros.
+pub fn is_zero(directory: &dyn Directory, file: FileName, length: u64) -> io::Result<bool> {
+    for at in (0..length).step_by(ZEROS_AT_ONCE as usize) {
+        let part = usize::try_from((length - at).min(ZEROS_AT_ONCE)).unwrap_or(usize::MAX);
+        if read(directory, file, at, part)?.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Bytes that [`salvage`] tries to read at once before it reads block by block.
 const SALVAGE_AT_ONCE: usize = 1 << 20;
 
@@ -323,8 +334,8 @@ pub fn zero_segment(place: u32, range: Range<u64>, reserve: Reserve) -> Vec<Step
     steps
 }
 
-/// Returns the steps that make a file a segment. A new file is full of zeros. A reused file keeps its old
-/// bytes, which have another stamp.
+/// Returns the steps that make a file a segment. A new file must be full of zeros already. A reused file keeps its
+/// old bytes, which have another stamp.
 pub fn make_segment(place: NewPlace, header: Vec<u8>) -> Vec<Step> {
     let NewPlace { place, is_new, .. } = place;
     let file = FileName::Segment(place);

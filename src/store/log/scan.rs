@@ -40,7 +40,7 @@ impl Scan {
     }
 }
 
-/// Scans a segment. `file` is its whole content.
+/// Scans a segment. `file` is its whole content, or that up to its known end.
 pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
     let mut found = Scan { end: ROUNDS_AT, ..Scan::default() };
     let mut at = ROUNDS_AT as usize;
@@ -66,7 +66,7 @@ pub fn scan(header: &SegmentHeader, file: &[u8]) -> Scan {
                 found.end = torn;
             }
             let begun = last_trace(header, file, at).max(ends.unwrap_or(at) as u64);
-            found.torn = begun.saturating_sub(found.end);
+            found.torn = begun.min(file.len() as u64).saturating_sub(found.end);
             break;
         };
         let (batches, damage) = self::batches(header.stamp, &file[at..next], at as u64);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::data_dir::{DataDir, FreeRoom};
 use super::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, save_index, zero_segment};
 use super::features::Features;
+use super::format::BLOCK;
 use super::header::SegmentHeader;
 use super::history::Sealed;
 use super::index::{Index, Span};
@@ -28,12 +29,13 @@ pub(super) struct SegmentLimits {
     pub max_age: Millis,
 }
 
-/// The part of the present segment that is written before the next one is made, and the part that is left when that one
-/// is ready, as shifts: an eighth.
-const BEGIN_SHIFT: u32 = 3;
+/// The next segment is begun when an eighth of the present one is written, and should have all its zeros when an eighth is
+/// left. As a shift.
+const MARGIN_SHIFT: u32 = 3;
 
-/// The bytes of which multiples are filled with zeros together, except for the last ones.
+/// Zeros are written in multiples of this, or of a sixteenth of a smaller segment, except at the end of the file.
 const ZEROS_MIN: u64 = 1 << 20;
+const ZEROS_SHIFT: u32 = 4;
 
 /// A segment that is being made. Its zeros are written as fast as the present segment fills: faster, they would hold up
 /// the messages that are written meanwhile.
@@ -42,8 +44,9 @@ struct Making {
     place: NewPlace,
     header: SegmentHeader,
     reserve: Reserve,
-    /// How many bytes are zeros, with those that are being written; and how many of them there should be by now.
+    /// How many bytes are zeros, with those that are being written.
     zeroed: u64,
+    /// How many of them there should be by now.
     wanted: u64,
     step: MakingStep,
 }
@@ -69,7 +72,9 @@ impl Making {
             *step = MakingStep::Ending;
             make_segment(*place, header.encode())
         } else {
-            let end = if *wanted == header.bytes { *wanted } else { *wanted / ZEROS_MIN * ZEROS_MIN };
+            let unit =
+                (header.bytes >> ZEROS_SHIFT).clamp(BLOCK as u64, ZEROS_MIN) / BLOCK as u64 * BLOCK as u64;
+            let end = if *wanted == header.bytes { *wanted } else { *wanted / unit * unit };
             if end <= *zeroed {
                 return;
             }
@@ -86,7 +91,7 @@ pub(super) struct Segments {
     shard: u16,
     shards: u16,
     limits: SegmentLimits,
-    /// A segment that is ready to be written. It is `None` while one is being made.
+    /// A segment that is ready to be written. It is `None` while one is being made, or before that.
     spare: Option<Active>,
     making: Option<Making>,
     /// The features that the last segment used, which the next one gets, too.
@@ -178,7 +183,10 @@ impl Segments {
         zeros: u64,
     ) {
         if let Some(making) = &mut self.making {
-            (making.wanted, making.reserve) = (making.wanted.max(zeros), reserve);
+            making.wanted = making.wanted.max(zeros);
+            if reserve == Reserve::Use {
+                making.reserve = reserve;
+            }
             if making.step != MakingStep::Ending {
                 making.header.features = making.header.features | needed | self.used;
             }
@@ -215,13 +223,9 @@ impl Segments {
         (written, used): (u64, Features),
     ) {
         let bytes = self.limits.segment_bytes;
-        let begin = bytes >> BEGIN_SHIFT;
-        if written > begin && self.make_again <= now.mono {
+        if written > bytes >> MARGIN_SHIFT && self.make_again <= now.mono {
             self.used = used;
-            // Everything is wanted when the last part begins.
-            let time = bytes - 2 * begin;
-            let zeros = (written - begin).min(time) * bytes / time;
-            self.begin(now, dir, disk, Reserve::Keep, used, zeros);
+            self.begin(now, dir, disk, Reserve::Keep, used, zeros_wanted(written, bytes));
         }
     }
 
@@ -402,4 +406,24 @@ impl Segments {
 /// Starts to write the index of a sealed segment.
 pub(super) fn submit_index(disk: &mut impl Disk<Tag>, segment: &Segment, index: Vec<u8>) {
     disk.submit(Tag::Index(segment.number), save_index(segment.place, index));
+}
+
+/// Returns how many bytes of the next segment should be zeros when so many of the present one, of `bytes`, are written.
+fn zeros_wanted(written: u64, bytes: u64) -> u64 {
+    let margin = bytes >> MARGIN_SHIFT;
+    let (done, whole) = (written.saturating_sub(margin), bytes - 2 * margin);
+    if done >= whole { bytes } else { (u128::from(done) * u128::from(bytes) / u128::from(whole)) as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_wanted_evenly_between_the_margins() {
+        for bytes in [1 << 20, 64 << 20, 16 << 30] {
+            let parts = [0, 1, 2, 4, 6, 7, 8].map(|eighths| zeros_wanted(bytes / 8 * eighths, bytes));
+            assert_eq!(parts, [0, 0, bytes / 6, bytes / 2, bytes / 6 * 5 + bytes % 6 / 2, bytes, bytes]);
+        }
+    }
 }

@@ -699,6 +699,21 @@ fn a_move_that_cannot_be_noted_is_not_tried_again_at_once() {
 }
 
 #[test]
+fn a_message_that_cannot_be_moved_yet_is_not_given_out_once_more() {
+    let mut post = Post::leased(1);
+    post.queues[&JOBS].policy.set(Policy { claims_max: Some(1), ..post.policy.clone() });
+    let (.., ends) = post.leased[0];
+    post.now = Now::at_ms(ends.get() + 1, post.now.unix.get() + ends.get());
+    post.lose_note();
+    post.settle_down();
+    post.claim(JOBS);
+    post.settle_down();
+    assert_eq!(post.leased.len(), 1, "nothing is left to be leased: {:?}", post.leased);
+    post.pass(Millis::new(1_000));
+    let _ = post.errand(|what| matches!(what, Wanted::Open(_)));
+}
+
+#[test]
 fn copies_that_are_being_appended_when_a_note_fails_are_not_appended_again() {
     let mut post = Post::leased(2);
     post.settle(Settle::Reject);

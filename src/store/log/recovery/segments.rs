@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::facts::{Facts, read_index};
 use super::report::{Damaged, OpenError, Report};
 use crate::store::log::disk::{
-    Directory, FileName, Step, is_unreadable, read, read_all, run_all, salvage_all, save_index, wipe_segment,
+    Directory, FileName, Step, is_unreadable, is_zero, read, remove_file, run_all, salvage_all, save_index,
+    wipe_segment,
 };
 use crate::store::log::features::Features;
 use crate::store::log::format::{BLOCK, PartitionId, ROUNDS_AT, Unreadable};
@@ -58,13 +59,12 @@ pub(super) fn open_segments(
         let (header, grouped) = match parsed {
             Ok(found) => found,
             Err(Unreadable::Damaged) => {
-                // If the server ended before a new file had its header, the file holds only zeros.
+                // If the server ended while it made the file, it holds only zeros.
                 let is_known = indexed.contains(&place) || facts.names(place);
-                match read_all(directory, *file, *length) {
-                    Ok(all) if !is_known && all.iter().all(|byte| *byte == 0) => {
-                        directory.run(&Step::Remove(*file))?;
-                    }
-                    _ => lose(*file, *length, report, &mut is_one_lost),
+                if !is_known && is_zero(directory, *file, *length).is_ok_and(|is_zero| is_zero) {
+                    run_all(directory, &remove_file(*file, *length))?;
+                } else {
+                    lose(*file, *length, report, &mut is_one_lost);
                 }
                 continue;
             }
