@@ -4,7 +4,7 @@
 //! settle by claim id what they held before. The judge checks: a message whose acknowledgement was confirmed never
 //! comes again; a message comes to nobody else while a worker holds it; each time that it is given out has another
 //! count; and in the end every stored message was settled. If there are dead letters, each stored message was
-//! acknowledged or is a letter, and it is that once.
+//! acknowledged or is a letter: one of the two, once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
