@@ -272,19 +272,19 @@ impl World {
             self.used_files().into_iter().map(|(file, _)| file).filter(|file| !is_indexed(file)).collect();
         self.stop_drained()?;
         let files = self.used_files();
-        // A file that grouping has emptied still has its earlier bytes.
-        let is_live = |bytes: &[u8]| {
+        // Behind the rounds of a file that grouping has emptied are its earlier bytes.
+        let last_byte = |bytes: &[u8]| {
             let padded = [bytes, &[0; BLOCK]].concat();
-            let header = SegmentHeader::parse(&padded);
-            header.is_ok_and(|header| scan(&header, &padded).end >= bytes.len() as u64)
+            let found = scan(&SegmentHeader::parse(&padded).ok()?, &padded);
+            let rounds = &bytes[..bytes.len().min(found.end as usize)];
+            rounds.iter().rposition(|byte| *byte != 0).filter(|_| !found.batches.is_empty())
         };
-        if let Some((file, bytes)) =
-            files.iter().find(|(file, bytes)| written.contains(file) && is_live(bytes))
-        {
-            let at = bytes.len() - 1;
-            self.machine.disk.flip(*file, at, 1);
+        let mut live = files.iter().filter(|(file, _)| written.contains(file));
+        let live = live.find_map(|(file, bytes)| Some((*file, bytes, last_byte(bytes)?)));
+        if let Some((file, bytes, at)) = live {
+            self.machine.disk.flip(file, at, 1);
             self.lose_batches(bytes, at, at + 1);
-            if let FileName::Segment(place) = *file
+            if let FileName::Segment(place) = file
                 && self.random.one_in(2)
             {
                 self.machine
@@ -293,7 +293,7 @@ impl World {
                     .expect("the index must be removed");
             }
             let report = self.start_and_report()?;
-            let is_told = report.damaged.iter().any(|damaged| damaged.file == *file);
+            let is_told = report.damaged.iter().any(|damaged| damaged.file == file);
             return if is_told {
                 Ok(())
             } else {

@@ -30,6 +30,8 @@ pub(super) struct Limits {
     /// The number of queues that had been added at the last look.
     added: u64,
     queues: HashMap<QueueId, Arc<LivePolicy>>,
+    /// Those of which every partition was counted.
+    counted: HashSet<QueueId>,
     shares: HashMap<PartitionKey, HeldShare>,
     dropped: u64,
 }
@@ -54,6 +56,7 @@ impl Limits {
     /// Forgets a queue whose life has ended.
     pub(super) fn forget(&mut self, queue: QueueId) {
         self.queues.remove(&queue);
+        self.counted.remove(&queue);
         self.shares.retain(|partition, _| partition.queue != queue);
     }
 
@@ -63,6 +66,7 @@ impl Limits {
         self.added = tenants.policies().added();
         self.queues = tenants.policies().limited();
         self.shares.retain(|partition, _| self.queues.contains_key(&partition.queue));
+        self.counted.retain(|queue| self.queues.contains_key(queue));
     }
 
     /// Returns whether a queue was added since the last look.
@@ -110,10 +114,9 @@ impl<T: Asker, S: Store<Inner<T>>> Ledgers<S, T> {
 
     /// Looks which queues have limits, counts what they hold, and drops what is too much.
     pub(super) fn look_at_limits(&mut self, now: Now) {
-        let known: HashSet<QueueId> = self.limits.queues.keys().copied().collect();
         self.limits.look();
-        let new: Vec<QueueId> =
-            self.limits.queues.keys().filter(|queue| !known.contains(queue)).copied().collect();
+        let Limits { queues, counted, .. } = &mut self.limits;
+        let new: Vec<QueueId> = queues.keys().filter(|queue| counted.insert(**queue)).copied().collect();
         for queue in new {
             for partition in self.inner.partitions(queue) {
                 self.limits.share(PartitionKey { queue, partition });

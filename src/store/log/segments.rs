@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::data_dir::{DataDir, FreeRoom};
 use super::disk::{Disk, FileName, NewPlace, Reserve, Step, make_segment, save_index, zero_segment};
 use super::features::Features;
-use super::format::BLOCK;
 use super::header::SegmentHeader;
 use super::history::Sealed;
 use super::index::{Index, Span};
@@ -33,9 +32,11 @@ pub(super) struct SegmentLimits {
 /// left. As a shift.
 const MARGIN_SHIFT: u32 = 3;
 
-/// Zeros are written in multiples of this, or of a sixteenth of a smaller segment, except at the end of the file.
+/// Zeros are written in multiples of this, except at the end of the file.
 const ZEROS_MIN: u64 = 1 << 20;
-const ZEROS_SHIFT: u32 = 4;
+
+/// A smaller segment gets all its zeros together, when half of the present one is written.
+const PACED_MIN: u64 = 16 * ZEROS_MIN;
 
 /// A segment that is being made. Its zeros are written as fast as the present segment fills: faster, they would hold up
 /// the messages that are written meanwhile.
@@ -72,9 +73,7 @@ impl Making {
             *step = MakingStep::Ending;
             make_segment(*place, header.encode())
         } else {
-            let unit =
-                (header.bytes >> ZEROS_SHIFT).clamp(BLOCK as u64, ZEROS_MIN) / BLOCK as u64 * BLOCK as u64;
-            let end = if *wanted == header.bytes { *wanted } else { *wanted / unit * unit };
+            let end = if *wanted == header.bytes { *wanted } else { *wanted / ZEROS_MIN * ZEROS_MIN };
             if end <= *zeroed {
                 return;
             }
@@ -222,10 +221,10 @@ impl Segments {
         disk: &mut impl Disk<Tag>,
         (written, used): (u64, Features),
     ) {
-        let bytes = self.limits.segment_bytes;
-        if written > bytes >> MARGIN_SHIFT && self.make_again <= now.mono {
+        let zeros = zeros_wanted(written, self.limits.segment_bytes);
+        if zeros > 0 && self.make_again <= now.mono {
             self.used = used;
-            self.begin(now, dir, disk, Reserve::Keep, used, zeros_wanted(written, bytes));
+            self.begin(now, dir, disk, Reserve::Keep, used, zeros);
         }
     }
 
@@ -410,6 +409,9 @@ pub(super) fn submit_index(disk: &mut impl Disk<Tag>, segment: &Segment, index: 
 
 /// Returns how many bytes of the next segment should be zeros when so many of the present one, of `bytes`, are written.
 fn zeros_wanted(written: u64, bytes: u64) -> u64 {
+    if bytes < PACED_MIN {
+        return if written > bytes / 2 { bytes } else { 0 };
+    }
     let margin = bytes >> MARGIN_SHIFT;
     let (done, whole) = (written.saturating_sub(margin), bytes - 2 * margin);
     if done >= whole { bytes } else { (u128::from(done) * u128::from(bytes) / u128::from(whole)) as u64 }
@@ -421,9 +423,11 @@ mod tests {
 
     #[test]
     fn zeros_are_wanted_evenly_between_the_margins() {
-        for bytes in [1 << 20, 64 << 20, 16 << 30] {
-            let parts = [0, 1, 2, 4, 6, 7, 8].map(|eighths| zeros_wanted(bytes / 8 * eighths, bytes));
-            assert_eq!(parts, [0, 0, bytes / 6, bytes / 2, bytes / 6 * 5 + bytes % 6 / 2, bytes, bytes]);
+        for bytes in [16 << 20, 48 << 20, 15 << 30] {
+            let parts = [0, 1, 4, 7, 8].map(|eighths| zeros_wanted(bytes / 8 * eighths, bytes));
+            assert_eq!(parts, [0, 0, bytes / 2, bytes, bytes]);
+            assert_eq!(zeros_wanted(bytes / 4, bytes), bytes / 6, "a sixth of the time between them");
         }
+        assert_eq!([1 << 19, (1 << 19) + 1].map(|written| zeros_wanted(written, 1 << 20)), [0, 1 << 20]);
     }
 }

@@ -85,22 +85,31 @@ impl<G: Ground> Site<G> {
 
     /// Stores messages of these sizes in one batch. Returns the offset of the first.
     pub fn append(&mut self, ttl: u32, delay: u32, sizes: &[usize]) -> Offset {
+        self.append_in(KEY, ttl, delay, sizes)
+    }
+
+    pub fn append_in(&mut self, partition: PartitionKey, ttl: u32, delay: u32, sizes: &[usize]) -> Offset {
         let mut builder = BatchBuilder::new(ClientId::from(9), ttl, 0).delayed(delay);
         sizes.iter().for_each(|size| builder.push(&vec![7; *size]));
         let batch = builder.close();
-        match self.ask(|token| Request::Append { token, stream: Stream(1), partition: KEY, batch }) {
+        match self.ask(|token| Request::Append { token, stream: Stream(1), partition, batch }) {
             Completion::Appended { result, .. } => result.unwrap().unwrap().start,
             other => panic!("{other:?}"),
         }
     }
 
     pub fn claim(&mut self, messages_max: u32) -> Grant {
+        self.try_claim(messages_max).unwrap()
+    }
+
+    /// Claims messages, if there are any.
+    pub fn try_claim(&mut self, messages_max: u32) -> Option<Grant> {
         let terms = Terms { client: client(), ttl_secs: 100, grace_secs: 10 };
         let (worker, partition, bytes_max) = (Worker(1), KEY, 1 << 20);
         let claim =
             self.ask(|token| Request::Claim { token, worker, partition, terms, messages_max, bytes_max });
         match claim {
-            Completion::Claimed { result, .. } => result.unwrap().unwrap(),
+            Completion::Claimed { result, .. } => result.unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -129,7 +138,7 @@ impl<G: Ground> Site<G> {
         self.manage_in(KEY, what)
     }
 
-    fn manage_in(&mut self, partition: PartitionKey, what: Manage) -> Result<Managed, StoreFault> {
+    pub fn manage_in(&mut self, partition: PartitionKey, what: Manage) -> Result<Managed, StoreFault> {
         match self.ask(|token| Request::Manage { token, partition, what }) {
             Completion::Managed { result, .. } => result,
             other => panic!("{other:?}"),

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use super::facts::{Facts, read_index};
 use super::report::{Damaged, OpenError, Report};
 use crate::store::log::disk::{
-    Directory, FileName, Step, is_unreadable, is_zero, read, remove_file, run_all, salvage_all, save_index,
-    wipe_segment,
+    Directory, FileName, Step, is_unreadable, is_zero, read, run_all, salvage_all, save_index, wipe_segment,
 };
 use crate::store::log::features::Features;
 use crate::store::log::format::{BLOCK, PartitionId, ROUNDS_AT, Unreadable};
@@ -62,7 +61,7 @@ pub(super) fn open_segments(
                 // If the server ended while it made the file, it holds only zeros.
                 let is_known = indexed.contains(&place) || facts.names(place);
                 if !is_known && is_zero(directory, *file, *length).is_ok_and(|is_zero| is_zero) {
-                    run_all(directory, &remove_file(*file, *length))?;
+                    directory.run(&Step::Remove(*file))?;
                 } else {
                     lose(*file, *length, report, &mut is_one_lost);
                 }

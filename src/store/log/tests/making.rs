@@ -3,9 +3,9 @@
 use super::*;
 
 const KEY: PartitionKey = PartitionKey { queue: QueueId(0), partition: Partition(0) };
-const BYTES: u64 = 6 << 20;
+const BYTES: u64 = 16 << 20;
 /// The payload of a batch, in bytes; in stored form it takes hardly more.
-const BATCH: usize = 150_000;
+const BATCH: usize = 400_000;
 
 /// The file of the first segment, and that of the next one.
 const FIRST: FileName = FileName::Segment(0);
