@@ -108,7 +108,7 @@ fn what_a_queue_holds_is_what_its_partitions_say<G: Ground>(seed: u64, ground: G
     let (mut site, live, tenants) = site_of(ground, Policy::default());
     let name = || (Project::parse("p").unwrap(), QueueName::parse("r").unwrap());
     let (mut leases, mut queues) = (Vec::new(), KEY.queue.0);
-    for _ in 0..random.between(10, 60) {
+    for _ in 0..random.between(20, 120) {
         let (messages, when_full) = (random.between(1, 40) as u64, random.below(3));
         match random.below(12) {
             0 if when_full == 0 => live.set(Policy::default()),
@@ -134,6 +134,10 @@ fn what_a_queue_holds_is_what_its_partitions_say<G: Ground>(seed: u64, ground: G
             9 if random.one_in(4) => drop(site.manage_in(OTHER, Manage::Purge).unwrap()),
             10 if site.crash() => site.store.count_for(&tenants),
             _ => site.pass(Millis::new(random.between(1, 100_000) as u64)),
+        }
+        // Several things happen between two ticks.
+        if random.one_in(2) {
+            continue;
         }
         let drops = live.get().when_full == WhenFull::DropOldest && live.is_limited();
         let before = site.store.counters().dropped;
