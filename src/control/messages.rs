@@ -19,11 +19,12 @@ use crate::base::batch::StoredBatch;
 use crate::base::claim::Granted;
 use crate::base::manage::{Found, Manage, Managed, Only, Removed};
 use crate::base::millis::UnixMillis;
-use crate::base::queue::{message_id, parse_message_id};
+use crate::base::queue::{QueueInfo, message_id, parse_message_id};
 use crate::base::units::{Offset, Partition};
 use crate::base::wish::Described;
 use crate::pb::headers::{HeaderRef, HeadersReader};
 use crate::process::unix_now;
+use crate::shard::probe::Probe;
 
 /// The most ids in a request.
 pub const IDS_MAX: usize = 100;
@@ -309,6 +310,20 @@ pub(super) struct Count {
     count: Option<u32>,
 }
 
+/// Returns the partitions that hold messages. The one with the oldest message comes first.
+async fn oldest_first(probe: &Probe, info: &QueueInfo) -> Result<Vec<Partition>, Refused> {
+    let mut oldest = Vec::new();
+    for partition in info.all() {
+        match manage(probe, info, partition, Manage::Stats).await? {
+            Managed::Stats(stats) => oldest.extend(stats.oldest.map(|oldest| (oldest.timestamp, partition))),
+            // A store that cannot say it refuses to pop, too.
+            _ => oldest.push((UnixMillis::ZERO, partition)),
+        }
+    }
+    oldest.sort_unstable();
+    Ok(oldest.into_iter().map(|(_, partition)| partition).collect())
+}
+
 pub(super) async fn pop(
     State(Control { probe, looks, .. }): State<Control>,
     Path((project, queue)): Path<(String, String)>,
@@ -323,7 +338,7 @@ pub(super) async fn pop(
     let _look = permit(looks).await?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
     let (mut lines, mut bytes_max) = (Vec::new(), POP_BYTES_MAX);
-    for partition in info.all() {
+    for partition in oldest_first(&probe, &info).await? {
         if left == 0 || bytes_max == 0 {
             break;
         }

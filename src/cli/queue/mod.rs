@@ -363,7 +363,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             change(one, QueueChange { attributes, partitions: None }, *form)
         }
         Command::AddPartitions { one, total, form } => {
-            change(one, QueueChange { attributes: Map::new(), partitions: Some(*total) }, *form)
+            let done = change(one, QueueChange { attributes: Map::new(), partitions: Some(*total) }, *form)?;
+            if done == ExitCode::SUCCESS {
+                say(format_args!(
+                    "millstream: from now on, keys go to other partitions; what is stored stays where it is"
+                ));
+            }
+            Ok(done)
         }
         Command::Stats { one, form } => {
             let (name, mut place) = (one.name()?, one.open()?);

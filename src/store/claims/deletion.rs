@@ -153,7 +153,8 @@ impl<T: Asker> Keeper<T> {
         Ok(removed)
     }
 
-    /// Moves all messages that can be claimed now to another queue. Returns how many are being moved.
+    /// Moves all messages that can be claimed now to another queue, or as many of them as the ledger has room for. Returns
+    /// how many are being moved.
     fn redrive_all(
         &mut self,
         now: Now,
@@ -169,10 +170,8 @@ impl<T: Asker> Keeper<T> {
         let (next, mut portions) = (self.ledger.next(), Vec::new());
         store.each_portion(self.id.partition, next..Offset(u64::MAX), &mut |portion| portions.push(portion));
         if let Some(end) = portions.last().map(|last: &Portion| last.end) {
-            let pieces = passed(now, &portions, next..end);
-            if self.ledger.pieces().len() + pieces.len() > PIECES_MAX {
-                return Err(StoreFault::Unavailable(TOO_SCATTERED));
-            }
+            let mut pieces = passed(now, &portions, next..end);
+            pieces.truncate(PIECES_MAX.saturating_sub(self.ledger.pieces().len()));
             if !pieces.is_empty() {
                 self.apply(now, Record::Pass { at: now.unix, next, pieces }, &mut out.counters);
                 self.ahead.skip(next, self.ledger.next());

@@ -480,6 +480,10 @@ fn too_many_gaps_are_refused(mut site: Site<impl Ground>) {
     let oldest: Vec<u64> = (0..500).map(|index| 2 * index).collect();
     assert_eq!(site.remove(&oldest, Only::All), Ok(vec![Removed::Yes; 500]));
     assert_eq!(site.pop(100).unwrap().len(), 100);
+    // As many messages are moved as there is room for.
+    let to = Some(QueueName::parse("elsewhere").unwrap());
+    let moved = site.manage(Manage::Redrive { to });
+    assert!(matches!(moved, Ok(Managed::Redriven(1..))), "{moved:?}");
 }
 
 fn a_partition_that_is_only_looked_at_has_no_ledger(mut site: Site<impl Ground>) {
