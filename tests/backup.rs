@@ -163,6 +163,15 @@ fn marker(output: &Output) -> String {
     rest.split_whitespace().next().unwrap().to_owned()
 }
 
+/// Runs a command for the operator on a server. Returns what it prints as JSON.
+fn operate(server: &Server, arguments: &[&str]) -> Value {
+    let control = format!("http://127.0.0.1:{}", server.control);
+    let output = Command::new(BINARY).args(arguments).args(["--control", &control, "-o", "json"]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 #[test]
 fn a_backup_under_load_has_every_acknowledged_message_claim_and_position_and_the_next_copies_only_what_is_new()
  {
@@ -174,6 +183,7 @@ fn a_backup_under_load_has_every_acknowledged_message_claim_and_position_and_the
     let early = marker(&consumed);
     // Of three jobs, the first is done, a worker has the second, and the third waits.
     put(&server, "jobs", "done\nheld\nfree\n");
+    operate(&server, &["queue", "set", "jobs", "_max_claim_count=7", "owner=first"]);
     assert_eq!(run(&server, &["claim", "jobs", "--count", "1", "--prefetch", "0"]), ["done"]);
     let held = place.0.join("held");
     // It ends with the directory.
@@ -189,6 +199,7 @@ fn a_backup_under_load_has_every_acknowledged_message_claim_and_position_and_the
 
     loads.iter().for_each(|load| load.await_more(500));
     put(&server, "jobs", "later\n");
+    operate(&server, &["queue", "set", "jobs", "owner=second"]);
     let before: Vec<u64> = loads.iter().map(Load::acknowledged).collect();
     let second = made(&data, &backup);
     verify(&backup);
@@ -198,6 +209,10 @@ fn a_backup_under_load_has_every_acknowledged_message_claim_and_position_and_the
     let again = bytes(&first, "copied_bytes") - bytes(&second, "kept_bytes");
     assert!(bytes(&second, "kept_bytes") > 0 && again <= 2 * (16 << 20), "{first} {second}");
     assert!(!under_way(&backup).exists());
+    // What is set and consumed from here on is not in it.
+    operate(&server, &["queue", "set", "jobs", "owner=third"]);
+    put(&server, "quiet", "lost\n");
+    let late = marker(&feed(server.run(&["consume", "quiet", "--count", "4"]), b""));
     for entry in fs::read_dir(&backup).unwrap() {
         let found = entry.unwrap().metadata().unwrap();
         assert_eq!((found.permissions().mode() & 0o777, found.nlink()), (0o600, 1));
@@ -214,8 +229,13 @@ fn a_backup_under_load_has_every_acknowledged_message_claim_and_position_and_the
     let server = serve(&restored, &[]);
     let claimed = run(&server, &["claim", "jobs", "--exit-when-idle", "1"]);
     assert_eq!(claimed, ["free", "later"], "the worker still has its job");
+    let attributes = operate(&server, &["queue", "show", "jobs"])["attributes"].clone();
+    assert_eq!(attributes, serde_json::json!({"_max_claim_count": 7, "owner": "second"}));
     let rest = run(&server, &["consume", "quiet", "--from", &early, "--count", "1"]);
     assert_eq!(rest, ["three"]);
+    put(&server, "quiet", "four\n");
+    let rest = run(&server, &["consume", "quiet", "--from", &late, "--count", "1"]);
+    assert_eq!(rest, ["four"], "a marker from after the backup skips nothing");
     assert_eq!(server.stop(), 0);
 }
 
