@@ -85,7 +85,7 @@ impl fmt::Display for Refusal {
                 "no token: send Authorization: Bearer and a token of control_tokens, or use a Unix socket of the \
                  control port"
             }
-            Self::Unknown => "the token is neither in control_tokens nor a client's",
+            Self::Unknown => "the token is not in control_tokens, and not a client's for a page of a queue",
             Self::TooOften => "too many unknown tokens from this address: try again in a second",
             Self::ReadOnly => "the token may only read: use one with the right change",
             Self::AuthIsOn => concat!("changes, and pages of queues, need a token over TCP while auth is on: ", instead!()),
