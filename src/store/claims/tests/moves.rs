@@ -683,16 +683,21 @@ fn is_append(what: &Wanted) -> bool {
     matches!(what, Wanted::Append(..))
 }
 
-#[test]
-fn a_move_that_cannot_be_noted_is_not_tried_again_at_once() {
+/// Makes a world in which a message is to be moved, and the note of that has just failed.
+fn unnoted() -> Post<OnDisk> {
     let mut post = Post::leased(1);
     post.queues[&JOBS].policy.set(Policy { claims_max: Some(1), ..post.policy.clone() });
-    // The lease ends, so that the message is to be moved.
     let (.., ends) = post.leased[0];
     post.now = Now::at_ms(ends.get() + 1, post.now.unix.get() + ends.get());
     post.lose_note();
-    // On a disk that refuses every note, this would never end.
     post.settle_down();
+    post
+}
+
+#[test]
+fn a_move_that_cannot_be_noted_is_not_tried_again_at_once() {
+    let mut post = unnoted();
+    // On a disk that refuses every note, this would never end.
     assert!(post.errands.is_empty(), "{:?}", post.errands);
     post.pass(Millis::new(1_000));
     let _ = post.errand(|what| matches!(what, Wanted::Open(_)));
@@ -700,12 +705,7 @@ fn a_move_that_cannot_be_noted_is_not_tried_again_at_once() {
 
 #[test]
 fn a_message_that_cannot_be_moved_yet_is_not_given_out_once_more() {
-    let mut post = Post::leased(1);
-    post.queues[&JOBS].policy.set(Policy { claims_max: Some(1), ..post.policy.clone() });
-    let (.., ends) = post.leased[0];
-    post.now = Now::at_ms(ends.get() + 1, post.now.unix.get() + ends.get());
-    post.lose_note();
-    post.settle_down();
+    let mut post = unnoted();
     post.claim(JOBS);
     post.settle_down();
     assert_eq!(post.leased.len(), 1, "nothing is left to be leased: {:?}", post.leased);
