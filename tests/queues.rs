@@ -110,7 +110,8 @@ fn a_queue_is_created_changed_and_shown_alike_with_a_server_and_without() {
         assert!(code == 1 && text.contains("exists"), "{text}");
         let set = ["queue", "set", name, "owner=[1, 2]", "_max_messages=7", "--unset", "_max_claim_count"];
         assert_eq!(tool.json(&set)["attributes"], json!({"_max_messages": 7, "owner": [1, 2]}));
-        assert_eq!(tool.json(&["queue", "add-partitions", name, "--total", "5"])["partitions"], 5);
+        let grown = tool.json(&["queue", "add-partitions", name, "--total", "5"]);
+        assert_eq!((&grown["partitions"], &grown["keys_move"]), (&json!(5), &json!(true)));
         let shown = tool.json(&["queue", "show", name]);
         assert_eq!(shown["attributes"], json!({"_max_messages": 7, "owner": [1, 2]}));
         assert_eq!((&shown["partitions"], &shown["stats"]["total"]), (&json!(5), &json!(0)));

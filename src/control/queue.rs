@@ -1,5 +1,6 @@
 //! One queue: shows it, creates it, changes its attributes, and empties it.
 
+use std::ops::Not;
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
@@ -50,6 +51,10 @@ pub struct QueuePage {
     /// What it holds. Absent where nothing was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stats: Option<StatsPage>,
+    /// Whether keys may go to other partitions from now on, because the number of partitions was set. What is stored stays
+    /// where it is. Absent if not.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub keys_move: bool,
 }
 
 /// What a queue holds, as JSON. What the store cannot say is absent.
@@ -125,7 +130,8 @@ impl QueuePage {
     /// Creates the page of a queue.
     pub fn new((project, queue): &FullName, partitions: u16, attributes: &Map<String, Value>) -> Self {
         let (project, queue) = (project.to_string(), queue.to_string());
-        Self { project, queue, partitions: Some(partitions), attributes: attributes.clone(), stats: None }
+        let (partitions, attributes) = (Some(partitions), attributes.clone());
+        Self { project, queue, partitions, attributes, stats: None, keys_move: false }
     }
 
     fn of(name: &FullName, Described { info, attributes }: &Described) -> Self {
@@ -298,7 +304,8 @@ pub(super) async fn set(
     let altered: Result<Described, AlterFault> = change(control, name.clone(), "the change", alter).await?;
     let described = altered.map_err(|fault| alter_refused(&fault, &format!("{project}/{queue}")))?;
     tracing::info!(project, queue, "changed a queue");
-    Ok(Json(QueuePage::of(&name, &described)).into_response())
+    let page = QueuePage { keys_move: partitions.is_some(), ..QueuePage::of(&name, &described) };
+    Ok(Json(page).into_response())
 }
 
 pub(super) async fn purge(

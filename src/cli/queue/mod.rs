@@ -363,13 +363,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             change(one, QueueChange { attributes, partitions: None }, *form)
         }
         Command::AddPartitions { one, total, form } => {
-            let done = change(one, QueueChange { attributes: Map::new(), partitions: Some(*total) }, *form)?;
-            if done == ExitCode::SUCCESS {
-                say(format_args!(
-                    "millstream: from now on, keys go to other partitions; what is stored stays where it is"
-                ));
-            }
-            Ok(done)
+            change(one, QueueChange { attributes: Map::new(), partitions: Some(*total) }, *form)
         }
         Command::Stats { one, form } => {
             let (name, mut place) = (one.name()?, one.open()?);
@@ -410,6 +404,11 @@ fn change(one: &One, change: QueueChange, form: Form) -> Result<ExitCode, Failur
     let (name, mut place) = (one.name()?, one.open()?);
     let page = place.set(&name, change)?;
     place.close()?;
+    if page.as_ref().is_some_and(|page| page.keys_move) {
+        say(format_args!(
+            "millstream: keys may go to other partitions from now on; what is stored stays where it is"
+        ));
+    }
     answer(&name, page, |page| print(form, &page, |out| write_page(out, &page)))
 }
 
@@ -454,7 +453,7 @@ fn print(
 }
 
 fn write_page(out: &mut Output, page: &QueuePage) -> Result<(), Failure> {
-    let QueuePage { project, queue, partitions, attributes, stats } = page;
+    let QueuePage { project, queue, partitions, attributes, stats, .. } = page;
     writeln!(out, "{:<12} {}", "queue", escaped(&format!("{project}/{queue}")))?;
     if let Some(partitions) = partitions {
         writeln!(out, "{:<12} {partitions}", "partitions")?;

@@ -134,7 +134,7 @@ impl Remote {
     fn page(&mut self, (project, queue): &FullName) -> Result<QueuePage, Failure> {
         let attributes: Map<String, Value> = self.read("queue_get", json!({"queue_name": queue.as_str()}))?;
         let (project, queue) = (project.to_string(), queue.to_string());
-        Ok(QueuePage { project, queue, partitions: None, attributes, stats: None })
+        Ok(QueuePage { project, queue, partitions: None, attributes, stats: None, keys_move: false })
     }
 
     /// Returns those of at most [`PAGE_MAX`] messages that exist.

@@ -135,11 +135,13 @@ impl Place for Stopped {
 
     fn set(&mut self, name: &FullName, change: QueueChange) -> Result<Option<QueuePage>, Failure> {
         let Some((info, attributes)) = self.queue(name)? else { return Ok(None) };
+        let keys_move = change.partitions.is_some();
         let partitions = partitions_of(change.partitions.unwrap_or(info.partitions), info.partitions)?;
         let attributes = changed(&attributes, change.attributes, &name.1)?;
         let altered = self.open()?.alter(name, attributes, partitions);
         let life = altered.map_err(|fault| failure(&fault))?;
-        Ok(Some(QueuePage::new(name, life.partitions, life.attributes.as_map())))
+        let page = QueuePage::new(name, life.partitions, life.attributes.as_map());
+        Ok(Some(QueuePage { keys_move, ..page }))
     }
 
     fn purge(&mut self, name: &FullName) -> Result<Option<Count>, Failure> {
