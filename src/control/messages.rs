@@ -19,12 +19,11 @@ use crate::base::batch::StoredBatch;
 use crate::base::claim::Granted;
 use crate::base::manage::{Found, Manage, Managed, Only, Removed};
 use crate::base::millis::UnixMillis;
-use crate::base::queue::{QueueInfo, message_id, parse_message_id};
+use crate::base::queue::{message_id, parse_message_id};
 use crate::base::units::{Offset, Partition};
 use crate::base::wish::Described;
 use crate::pb::headers::{HeaderRef, HeadersReader};
 use crate::process::unix_now;
-use crate::shard::probe::Probe;
 
 /// The most ids in a request.
 pub const IDS_MAX: usize = 100;
@@ -310,18 +309,17 @@ pub(super) struct Count {
     count: Option<u32>,
 }
 
-/// Returns the partitions that hold messages. The one with the oldest message comes first.
-async fn oldest_first(probe: &Probe, info: &QueueInfo) -> Result<Vec<Partition>, Refused> {
-    let mut oldest = Vec::new();
-    for partition in info.all() {
-        match manage(probe, info, partition, Manage::Stats).await? {
-            Managed::Stats(stats) => oldest.extend(stats.oldest.map(|oldest| (oldest.timestamp, partition))),
-            // A store that cannot say it refuses to pop, too.
-            _ => oldest.push((UnixMillis::ZERO, partition)),
-        }
-    }
-    oldest.sort_unstable();
-    Ok(oldest.into_iter().map(|(_, partition)| partition).collect())
+/// Returns the partitions that hold messages, by their answers to [`Manage::Stats`]. The one with the oldest message comes
+/// first.
+pub fn oldest_first(counted: Vec<(Partition, Managed)>) -> Vec<Partition> {
+    let oldest = |(partition, managed)| match managed {
+        Managed::Stats(stats) => stats.oldest.map(|oldest| (oldest.timestamp, partition)),
+        // A store that cannot say it refuses to pop, too.
+        _ => Some((UnixMillis::ZERO, partition)),
+    };
+    let mut all: Vec<_> = counted.into_iter().filter_map(oldest).collect();
+    all.sort_unstable();
+    all.into_iter().map(|(_, partition)| partition).collect()
 }
 
 pub(super) async fn pop(
@@ -338,7 +336,11 @@ pub(super) async fn pop(
     let _look = permit(looks).await?;
     let Described { info, .. } = find_queue(&probe, &name).await?;
     let (mut lines, mut bytes_max) = (Vec::new(), POP_BYTES_MAX);
-    for partition in oldest_first(&probe, &info).await? {
+    let mut counted = Vec::new();
+    for partition in info.all() {
+        counted.push((partition, manage(&probe, &info, partition, Manage::Stats).await?));
+    }
+    for partition in oldest_first(counted) {
         if left == 0 || bytes_max == 0 {
             break;
         }

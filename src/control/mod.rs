@@ -77,7 +77,9 @@ pub use clients::{CONNECTIONS_PAGE_MAX, ConnectionLine, ConnectionsPage};
 pub use home::CHANGE_TIMEOUT;
 pub use info::{Info, InfoPage};
 pub use latency::{LatencyPage, StagePage};
-pub use messages::{HeaderLine, IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition};
+pub use messages::{
+    HeaderLine, IDS_MAX, MessageLine, POP_BYTES_MAX, POP_MAX, RemovedLine, by_partition, oldest_first,
+};
 pub use queue::{Affected, CountsPage, MANAGED_TIMEOUT, QueueChange, QueuePage, StatsPage, StoredLine};
 pub use queue_line::{HeldLine, QueueLine};
 pub use reload::{AppliedChange, NotReloaded, ReloadPage, ReloadRequest, Reloaded, Reloads};

@@ -12,6 +12,7 @@ use crate::base::queue::QueueInfo;
 use crate::cli::{Directory, Failure, say_damage};
 use crate::control::{
     MessageLine, POP_BYTES_MAX, QueueChange, QueueLine, QueuePage, RemovedLine, StatsPage, by_partition,
+    oldest_first,
 };
 use crate::operation::Settings;
 use crate::process::unix_now;
@@ -210,14 +211,12 @@ impl Place for Stopped {
     fn pop(&mut self, name: &FullName, count: u32) -> Result<Option<Vec<MessageLine>>, Failure> {
         let Some((info, _)) = self.queue(name)? else { return Ok(None) };
         let mut lines: Vec<MessageLine> = Vec::new();
-        let mut oldest = Vec::new();
+        let mut counted = Vec::new();
         for partition in info.all() {
-            if let Ok(Managed::Stats(stats)) = self.open()?.manage(&info, partition, Manage::Stats) {
-                oldest.extend(stats.oldest.map(|oldest| (oldest.timestamp, partition)));
-            }
+            let stats = self.open()?.manage(&info, partition, Manage::Stats);
+            counted.push((partition, stats.map_err(|fault| failure(&fault))?));
         }
-        oldest.sort_unstable();
-        for (_, partition) in oldest {
+        for partition in oldest_first(counted) {
             let left = count.saturating_sub(u32::try_from(lines.len()).unwrap_or(u32::MAX));
             let bytes_max = POP_BYTES_MAX.saturating_sub(lines.iter().map(MessageLine::bytes).sum());
             if left == 0 || bytes_max == 0 {
