@@ -56,7 +56,7 @@ settings! {
         produce_window_bytes: usize = 16 << 20, "produce_window_bytes", Bytes(1..=GIB);
         /// Target for the time from reading a message to storing it; the server grants producers credit accordingly, and
         /// so divides fairly what the store can commit; 0: only produce_window bounds a producer
-        produce_target_delay: Duration = Duration::from_millis(10), "produce_target_delay", Duration(0..=10_000);
+        produce_target_delay: Duration = Duration::from_millis(5), "produce_target_delay", Duration(0..=10_000);
         /// Batches and refusals that a produce operation may have outstanding; beyond, its socket is not read
         produce_batches: usize = 1024, "produce_batches", Count(1..=1 << 20);
         /// As produce_batches, while the budget is exhausted; each connection may hold this many beyond the

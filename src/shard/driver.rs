@@ -17,7 +17,7 @@ use super::turn::{Host, Shard, Turn};
 use crate::auth::{Judge, Question};
 use crate::base::clock::{Now, Step, WallClock};
 use crate::base::millis::{Millis, UnixMillis};
-use crate::latency::{Recorder, Stage};
+use crate::latency::Recorder;
 use crate::store::{Store, StoreCounters};
 use crate::tls::{Config, Counters};
 
@@ -206,8 +206,7 @@ impl<S: Store<Connections>> Driver<S> {
                 passed = ended;
             }
             if turn != Turn::Idle {
-                let nanos = (ended - began).as_nanos() as u64;
-                self.shard.core_mut().latency().record(Stage::Turn, nanos, 1);
+                self.shard.core_mut().handle_turn(ended - began);
             }
             if turn == Turn::More {
                 continue;

@@ -17,11 +17,16 @@
 //! - The *rate* is the largest of the last windows in which the store was *saturated*: it was never idle for
 //!   long, and commits took at least twice the shortest. Other windows show what producers sent, or what a
 //!   network let through. They can raise the rate, but never lower it. If a producer uses its allowance although
-//!   the store has room, the shard allows twice as much: a distant producer needs it to fill its network.
+//!   the store has room, the shard allows twice as much: a distant producer needs it to fill its network. A shard
+//!   that is itself busy allows no more: then messages wait in the sockets.
 //! - The *shortest commit* keeps slow disks busy: while the disk syncs one round, it receives the next one. In
 //!   a busy store a commit also waits for others, so only windows in which it was idle can raise this value.
+//!   While it prolongs the delay, probes look for a shorter one: large rounds take long, and would otherwise allow
+//!   rounds as large for ever.
 //! - *Busy producers* are counted by what they have under way: a producer that uses half of its allowance counts
-//!   as half. The count covers the last two epochs, so that a producer that falls silent stops counting.
+//!   as half. A busy shard does not see what waits in its sockets. Then a producer also counts by what it sent,
+//!   compared with the one that sent most. The count covers the last two epochs, so that a producer that falls
+//!   silent stops counting.
 //! - The bound for *quiet producers* keeps a crowd from waking up with far more credit than the store can take.
 //!   Credit that was granted before stays granted.
 //!
@@ -29,9 +34,11 @@
 //! | --- | --- |
 //! | this file | the shares of the producers |
 //! | `pace` | the pace of the store, and what all producers together may have under way |
+//! | `probe` | when to look for the shortest commit of a busy store |
 //! | `sizes` | the mean size of messages |
 
 mod pace;
+mod probe;
 mod sizes;
 
 use std::time::Duration;
@@ -69,6 +76,8 @@ pub struct Regulator {
     busy_since_ns: u64,
     /// The sum of the producers' weights in the previous epoch, and in this one.
     weights: [u64; 2],
+    /// The bytes of the producer that sent most, in the previous epoch, and in this one.
+    most: [u64; 2],
     /// The number of open produce operations.
     open: u64,
 }
@@ -114,6 +123,7 @@ impl Regulator {
             epoch_ns: 0,
             busy_since_ns: 0,
             weights: [0; 2],
+            most: [0; 2],
             open: 0,
         }
     }
@@ -157,8 +167,14 @@ impl Regulator {
         }
         regulated.advance(self.epoch);
         regulated.came[1] += bytes;
+        self.most[1] = self.most[1].max(regulated.came[1]);
         regulated.sizes.add(messages, bytes);
         self.sizes.add(messages, bytes);
+    }
+
+    /// Counts time for which the shard worked, in nanoseconds.
+    pub fn handle_busy(&mut self, nanos: u64) {
+        self.pace.handle_busy(nanos);
     }
 
     /// Counts a batch that is on its way to the store.
@@ -200,7 +216,8 @@ impl Regulator {
         let is_next = passed_ns < 2 * EPOCH_NS || self.busy_since_ns <= self.epoch_ns;
         self.epoch_ns = now.mono_ns;
         self.epoch = self.epoch.wrapping_add(if is_next { 1 } else { 2 });
-        self.weights = if is_next { [self.weights[1], 0] } else { [0, 0] };
+        (self.weights, self.most) =
+            if is_next { ([self.weights[1], 0], [self.most[1], 0]) } else { ([0, 0], [0, 0]) };
     }
 
     /// Returns whether a few producers have no more than the minimum. Then commits may take longer than before.
@@ -245,7 +262,10 @@ impl Regulator {
         let fewest = LEAST_MESSAGES.min(16 * LEAST_BYTES / mean_x16).max(1);
         let least = fewest * mean_x16 / 16;
         let share = self.share().max(least).max(1);
-        let weight = (WHOLE * used.min(share) / share).max(1);
+        // Messages that wait before a busy shard are under way, too.
+        let traffic = if self.pace.is_shard_busy() { regulated.came[1] } else { 0 };
+        let most = self.most[0].max(1);
+        let weight = (WHOLE * used.min(share) / share).max(WHOLE * traffic.min(most) / most).max(1);
         if weight > regulated.weight {
             self.weights[1] += weight - regulated.weight;
             regulated.weight = weight;

@@ -1,11 +1,12 @@
 //! The pace of a store, and what all of its producers together may have under way.
 
+use super::probe::Probe;
 use crate::base::clock::Now;
 
 /// The bytes that all producers may have under way before the store is measured.
 pub(super) const UNDER_WAY_AT_FIRST: u64 = 8 << 20;
 /// The length of a window, in nanoseconds.
-const WINDOW_NS: u64 = 50_000_000;
+pub(super) const WINDOW_NS: u64 = 50_000_000;
 /// The number of windows that the rate is the largest of.
 const RATES: usize = 4;
 /// The largest number of doublings while the store has room.
@@ -23,6 +24,10 @@ const COMMIT_NS_MAX: u64 = 100_000_000;
 /// The number of successive windows with very little under way after which the store counts as slower than
 /// before.
 const STARVED_MAX: u32 = 4;
+/// A probe allows this part of what is allowed otherwise: half of a shortest commit.
+const PROBED: u64 = 2 * COMMITS;
+/// The number of successive windows in which the shard was busy after which one doubling ends.
+const BUSY_MAX: u32 = 8;
 
 /// The measured pace of a store.
 #[derive(Debug)]
@@ -40,6 +45,9 @@ pub(super) struct Pace {
     doublings: u32,
     /// The number of successive windows with very little under way.
     starved: u32,
+    probe: Probe,
+    /// The number of successive windows in which the shard was busy, from the last doubling that this ended.
+    busy: u32,
     under_way_max: u64,
 }
 
@@ -53,6 +61,8 @@ struct Window {
     shortest_ns: Option<u64>,
     /// The time without batches in the store, in nanoseconds.
     idle_ns: u64,
+    /// The time for which the shard worked, in nanoseconds.
+    busy_ns: u64,
     /// Whether a producer had more than half of its allowance under way.
     is_limited: bool,
 }
@@ -68,6 +78,8 @@ impl Pace {
             idle_since_ns: 0,
             doublings: 0,
             starved: 0,
+            probe: Probe::new(),
+            busy: 0,
             under_way_max: UNDER_WAY_AT_FIRST,
         }
     }
@@ -90,6 +102,16 @@ impl Pace {
     /// Returns the number of batches that the store has not answered.
     pub(super) fn in_store(&self) -> usize {
         self.in_store
+    }
+
+    /// Returns whether the shard was busy lately, so that messages wait before it reads them.
+    pub(super) fn is_shard_busy(&self) -> bool {
+        self.busy > 0
+    }
+
+    /// Counts time for which the shard worked, in nanoseconds.
+    pub(super) fn handle_busy(&mut self, nanos: u64) {
+        self.window.busy_ns += nanos;
     }
 
     /// Counts a batch that is on its way to the store.
@@ -140,23 +162,39 @@ impl Pace {
         let known_ns = if self.commit_ns == 0 { shortest_ns } else { self.commit_ns.min(shortest_ns) };
         let was_saturated = !was_idle && mean_ns >= SATURATED * known_ns;
         let had_room = window.idle_ns > length_ns / 2 || mean_ns < self.delay_ns() / 2;
+        self.busy = if window.busy_ns > length_ns / 4 * 3 { self.busy + 1 } else { 0 };
         self.starved = if is_starved { self.starved + 1 } else { 0 };
         if self.starved > STARVED_MAX || was_idle || shortest_ns < self.commit_ns || self.commit_ns == 0 {
             self.commit_ns = shortest_ns.min(COMMIT_NS_MAX);
         }
         let rate = bytes_per_sec(window.bytes, length_ns);
-        if was_saturated || self.within_delay(rate) > self.measured() {
+        let is_first = self.busy > 0 && self.rate() == 0;
+        let is_measured = was_saturated || is_first || self.within_delay(rate) > self.measured();
+        // The rate of a probe is what the probe let through.
+        if is_measured && !self.probe.is_on() {
             self.rates.rotate_left(1);
             self.rates[RATES - 1] = rate;
         }
         self.doublings = match (was_saturated, window.is_limited) {
+            _ if self.probe.is_on() => self.doublings,
             (true, _) => self.doublings.saturating_sub(2),
             (false, false) => self.doublings.saturating_sub(1),
+            (false, true) if self.busy >= BUSY_MAX => {
+                self.busy = 1;
+                self.doublings.saturating_sub(1)
+            }
+            (false, true) if self.busy > 0 => self.doublings,
             (false, true) if had_room => (self.doublings + 1).min(DOUBLINGS_MAX),
             (false, true) => self.doublings,
         };
+        let is_long = was_saturated && COMMITS * self.commit_ns > self.target_ns;
+        self.probe.end_window(is_long, self.commit_ns, self.delay_ns());
         let measured = self.measured();
-        self.under_way_max = measured.max((measured << self.doublings).min(UNDER_WAY_MAX));
+        self.under_way_max = if self.probe.is_on() {
+            measured / PROBED
+        } else {
+            measured.max((measured << self.doublings).min(UNDER_WAY_MAX))
+        };
     }
 
     /// Returns the delay that the bytes under way may have, in nanoseconds.

@@ -89,6 +89,7 @@ pub use snapshot::{BudgetSnapshot, ShardPulse, ShardSnapshot, TRAFFIC_CONSUMERS,
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::alterations::Answers;
 use self::authentication::Authentication;
@@ -547,6 +548,13 @@ impl<S: Store<Connections>> Core<S> {
     /// Returns the counters of the shard.
     pub fn counters(&self) -> &CoreCounters {
         &self.counters
+    }
+
+    /// Counts a turn of the shard in which it worked, and how long that took.
+    pub fn handle_turn(&mut self, took: Duration) {
+        let nanos = took.as_nanos() as u64;
+        self.latency.record(Stage::Turn, nanos, 1);
+        self.regulator.handle_busy(nanos);
     }
 
     /// Returns the latency histograms.

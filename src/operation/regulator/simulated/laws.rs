@@ -18,6 +18,8 @@ pub(super) trait Law {
 
     fn open(&mut self) -> Self::Regulated;
     fn handle_received(&mut self, of: &mut Self::Regulated, messages: u64, bytes: u64);
+    /// Counts time for which the shard worked, in nanoseconds.
+    fn handle_busy(&mut self, nanos: u64);
     fn handle_submitted(&mut self, now: Now);
     fn handle_committed(&mut self, now: Now, commit_ns: u64, bytes: u64);
     fn allowance(&mut self, of: &mut Self::Regulated, used: u64) -> u64;
@@ -34,6 +36,10 @@ impl Law for Regulator {
 
     fn handle_received(&mut self, of: &mut Regulated, messages: u64, bytes: u64) {
         Self::handle_received(self, of, messages, bytes);
+    }
+
+    fn handle_busy(&mut self, nanos: u64) {
+        Self::handle_busy(self, nanos);
     }
 
     fn handle_submitted(&mut self, now: Now) {
@@ -138,6 +144,8 @@ impl Law for Simple {
     }
 
     fn handle_received(&mut self, (): &mut (), _: u64, _: u64) {}
+
+    fn handle_busy(&mut self, _: u64) {}
 
     fn handle_submitted(&mut self, _: Now) {}
 

@@ -61,13 +61,20 @@ struct Disk {
     bytes_per_sec: u64,
     /// The start and the end of a time in which the store commits nothing.
     stalls_ns: (u64, u64),
-    /// The time at which the rate changes, and the new rate.
-    becomes: (u64, u64),
+    /// The time at which the rate and the length of a sync change, and the new ones.
+    becomes: (u64, u64, u64),
+    /// The bytes that the shard before the store can read in a second.
+    reads_per_sec: u64,
 }
 
 impl Disk {
-    const FAST: Self =
-        Self { sync_ns: 200_000, bytes_per_sec: 600_000_000, stalls_ns: (0, 0), becomes: (u64::MAX, 0) };
+    const FAST: Self = Self {
+        sync_ns: 200_000,
+        bytes_per_sec: 600_000_000,
+        stalls_ns: (0, 0),
+        becomes: (u64::MAX, 0, 0),
+        reads_per_sec: u64::MAX,
+    };
 }
 
 #[derive(Debug)]
@@ -97,7 +104,7 @@ impl<R> Producer<R> {
     fn send(&mut self, id: usize, now_ns: u64) -> (u64, Event) {
         let Kind { batch, round_trip_ns, .. } = self.kind;
         self.sent += batch;
-        (now_ns + round_trip_ns / 2, Event::Came(id, batch, now_ns))
+        (now_ns + round_trip_ns / 2, Event::Arrived(id, batch, now_ns))
     }
 
     /// Returns whether committed messages wait for those that are under way.
@@ -121,8 +128,10 @@ enum Event {
     Granted(usize, u64, u64),
     /// The next request of a client that sends at times of its own.
     Due(usize),
-    /// The server receives a request: the number of messages, and when they were sent.
-    Came(usize, u64, u64),
+    /// A request reaches the server: the number of messages, and when they were sent.
+    Arrived(usize, u64, u64),
+    /// The server has read this request, which took as many nanoseconds.
+    Came(usize, u64, u64, u64),
     /// The store commits a round.
     Committed,
 }
@@ -196,6 +205,7 @@ fn run_with<L: Law>(law: &mut L, disk: Disk, kinds: &[Kind], until_ns: u64) -> S
         }
     }
     let (mut waiting, mut round): (Vec<Given>, Vec<Given>) = Default::default();
+    let mut reading_until_ns = 0;
     while let Some(Reverse((now_ns, event))) = events.pop() {
         if now_ns > until_ns {
             break;
@@ -217,7 +227,15 @@ fn run_with<L: Law>(law: &mut L, disk: Disk, kinds: &[Kind], until_ns: u64) -> S
                 }
                 events.push(Reverse((now_ns + producer.kind.every_ns, Event::Due(id))));
             }
-            Event::Came(id, messages, sent_ns) => {
+            Event::Arrived(id, messages, sent_ns) => {
+                let bytes = messages * producers[id].kind.bytes;
+                let takes_ns =
+                    (u128::from(bytes) * u128::from(SECOND) / u128::from(disk.reads_per_sec)) as u64;
+                reading_until_ns = reading_until_ns.max(now_ns) + takes_ns;
+                events.push(Reverse((reading_until_ns, Event::Came(id, messages, sent_ns, takes_ns))));
+            }
+            Event::Came(id, messages, sent_ns, took_ns) => {
+                law.handle_busy(took_ns);
                 let producer = &mut producers[id];
                 producer.received += messages;
                 producer.unanswered.push_back((producer.received, messages, sent_ns));
@@ -251,9 +269,11 @@ fn run_with<L: Law>(law: &mut L, disk: Disk, kinds: &[Kind], until_ns: u64) -> S
         if round.is_empty() && !waiting.is_empty() {
             std::mem::swap(&mut round, &mut waiting);
             let bytes: u64 = round.iter().map(|given| given.messages * producers[given.id].kind.bytes).sum();
-            let pace = if now_ns >= disk.becomes.0 { disk.becomes.1 } else { disk.bytes_per_sec };
+            let (changes_ns, pace, sync_ns) = disk.becomes;
+            let (pace, sync_ns) =
+                if now_ns >= changes_ns { (pace, sync_ns) } else { (disk.bytes_per_sec, disk.sync_ns) };
             let mut ends_ns =
-                now_ns + disk.sync_ns + (u128::from(bytes) * u128::from(SECOND) / u128::from(pace)) as u64;
+                now_ns + sync_ns + (u128::from(bytes) * u128::from(SECOND) / u128::from(pace)) as u64;
             let (stall, goes_on) = disk.stalls_ns;
             if now_ns < goes_on && ends_ns >= stall {
                 ends_ns += goes_on - stall.max(now_ns);
@@ -321,6 +341,25 @@ fn a_far_producer_fills_its_network() {
 }
 
 #[test]
+fn a_busy_shard_does_not_let_more_wait_before_it() {
+    // The store is faster than the shard that reads for it.
+    let store =
+        Disk { sync_ns: 10_000, bytes_per_sec: 6_000_000_000, reads_per_sec: 600_000_000, ..Disk::FAST };
+    let seen = settled(TARGET, store, &[Kind::closed_loop(16)]);
+    assert!(seen.rate(LATER) > 5.4e6, "{} messages a second", seen.rate(LATER));
+    assert!(seen.delay_ms(0.99, LATER) < 15.0, "{} ms", seen.delay_ms(0.99, LATER));
+}
+
+#[test]
+fn after_a_slow_start_the_delay_comes_down_to_the_target() {
+    let faster = Disk { sync_ns: 20 * MS, becomes: (500 * MS, 600_000_000, 200_000), ..Disk::FAST };
+    let seen = run(TARGET, faster, &[Kind::closed_loop(16)], 6 * SECOND);
+    let after = (5 * SECOND, 6 * SECOND);
+    assert!(seen.delay_ms(0.99, after) < 15.0, "{} ms", seen.delay_ms(0.99, after));
+    assert!(seen.rate(after) > 5.4e6, "{} messages a second", seen.rate(after));
+}
+
+#[test]
 fn an_idle_store_allows_no_more_if_nobody_needs_it() {
     let quiet = Kind { batch: 1, in_flight: 10, round_trip_ns: 10 * MS, ..Kind::closed_loop(10) };
     let mut regulator = Regulator::new(Duration::from_nanos(TARGET));
@@ -357,7 +396,7 @@ fn after_a_stall_the_delay_is_back_at_once() {
 
 #[test]
 fn a_disk_that_becomes_slower_is_followed_within_a_second() {
-    let slower = Disk { becomes: (SECOND, 60_000_000), ..Disk::FAST };
+    let slower = Disk { becomes: (SECOND, 60_000_000, 200_000), ..Disk::FAST };
     let seen = run(TARGET, slower, &[Kind::closed_loop(16)], 3 * SECOND);
     let after = (2 * SECOND, 3 * SECOND);
     assert!(seen.delay_ms(0.99, after) < 25.0, "{} ms", seen.delay_ms(0.99, after));
@@ -365,7 +404,7 @@ fn a_disk_that_becomes_slower_is_followed_within_a_second() {
 
 #[test]
 fn a_crowd_on_a_slower_disk_waits_for_no_more_than_the_minimum() {
-    let slower = Disk { becomes: (SECOND, 100_000_000), ..Disk::FAST };
+    let slower = Disk { becomes: (SECOND, 100_000_000, 200_000), ..Disk::FAST };
     let seen = run(TARGET, slower, &[Kind::closed_loop(216)], 3 * SECOND);
     // 32 KiB of each, at 100 MB/s.
     let after = (2 * SECOND, 3 * SECOND);

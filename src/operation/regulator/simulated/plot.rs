@@ -22,7 +22,11 @@ const RATE_MAX: f64 = 7e6;
 
 /// 16 producers; 200 more from 1 s; the disk stalls from 2 s to 2.5 s, and is a sixth as fast from 3.5 s.
 fn seen(law: &mut impl Law) -> Seen {
-    let disk = Disk { stalls_ns: (2 * SECOND, 2_500 * MS), becomes: (3_500 * MS, 100_000_000), ..Disk::FAST };
+    let disk = Disk {
+        stalls_ns: (2 * SECOND, 2_500 * MS),
+        becomes: (3_500 * MS, 100_000_000, 200_000),
+        ..Disk::FAST
+    };
     let kinds = [Kind::closed_loop(16), Kind { starts_ns: SECOND, ..Kind::closed_loop(200) }];
     run_with(law, disk, &kinds, UNTIL)
 }
