@@ -54,6 +54,8 @@ pub const LEAST_BYTES: u64 = 32 << 10;
 /// The messages that a producer may always have under way, if they have no more than [`LEAST_BYTES`] bytes.
 pub const LEAST_MESSAGES: u64 = 512;
 
+/// The bytes that each producer of a crowd may have under way before a shard that is busier than its store.
+const BUSY_LEAST_BYTES: u64 = 2 * LEAST_BYTES;
 /// The size of messages, in bytes, that is assumed before the first one arrives.
 const MEAN_AT_FIRST: u64 = 100;
 /// The number of busy producers that count as few.
@@ -247,6 +249,18 @@ impl Regulator {
         self.weights[0].max(self.weights[1]).max(WHOLE)
     }
 
+    /// Returns the weight of a producer by what it sent in this epoch, if the shard is busy: messages that wait
+    /// before it are under way, too. In a crowd each keeps [`BUSY_LEAST_BYTES`], because visits to more sockets
+    /// cost the shard more than the messages.
+    fn traffic(&self, regulated: &Regulated) -> u64 {
+        if !self.pace.is_shard_busy() {
+            return 0;
+        }
+        let most = self.most[0].max(1);
+        let fair = self.pace.under_way_max() / BUSY_LEAST_BYTES * WHOLE / self.open.max(1);
+        (WHOLE * regulated.came[1].min(most) / most).min(fair)
+    }
+
     /// Returns the number of messages that a producer may have under way. `used` is the largest number of
     /// bytes that it had under way since the last call.
     pub fn allowance(&mut self, regulated: &mut Regulated, used: u64) -> u64 {
@@ -262,10 +276,7 @@ impl Regulator {
         let fewest = LEAST_MESSAGES.min(16 * LEAST_BYTES / mean_x16).max(1);
         let least = fewest * mean_x16 / 16;
         let share = self.share().max(least).max(1);
-        // Messages that wait before a busy shard are under way, too.
-        let traffic = if self.pace.is_shard_busy() { regulated.came[1] } else { 0 };
-        let most = self.most[0].max(1);
-        let weight = (WHOLE * used.min(share) / share).max(WHOLE * traffic.min(most) / most).max(1);
+        let weight = (WHOLE * used.min(share) / share).max(self.traffic(regulated)).max(1);
         if weight > regulated.weight {
             self.weights[1] += weight - regulated.weight;
             regulated.weight = weight;
