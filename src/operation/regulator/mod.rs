@@ -17,16 +17,17 @@
 //! - The *rate* is the largest of the last windows in which the store was *saturated*: it was never idle for
 //!   long, and commits took at least twice the shortest. Other windows show what producers sent, or what a
 //!   network let through. They can raise the rate, but never lower it. If a producer uses its allowance although
-//!   the store has room, the shard allows twice as much: a distant producer needs it to fill its network. A shard
-//!   that is itself busy allows no more: then messages wait in the sockets.
+//!   the store has room, the shard allows twice as much: a distant producer needs it to fill its network. If the
+//!   shard is busy, and no more comes then, messages only wait longer in the sockets, and the shard takes that back.
 //! - The *shortest commit* keeps slow disks busy: while the disk syncs one round, it receives the next one. In
 //!   a busy store a commit also waits for others, so only windows in which it was idle can raise this value.
 //!   While it prolongs the delay, probes look for a shorter one: large rounds take long, and would otherwise allow
 //!   rounds as large for ever.
 //! - *Busy producers* are counted by what they have under way: a producer that uses half of its allowance counts
-//!   as half. A busy shard does not see what waits in its sockets. Then a producer also counts by what it sent,
-//!   compared with the one that sent most. The count covers the last two epochs, so that a producer that falls
-//!   silent stops counting.
+//!   as half. A shard that is busier than its store does not see what waits in its sockets. Then a producer also
+//!   counts by what it sent, compared with the one that sent most, and each may have [`BUSY_LEAST_BYTES`] under way,
+//!   because visits to many sockets cost the shard more than their messages. The count covers the last two epochs,
+//!   so that a producer that falls silent stops counting.
 //! - The bound for *quiet producers* keeps a crowd from waking up with far more credit than the store can take.
 //!   Credit that was granted before stays granted.
 //!
@@ -36,10 +37,12 @@
 //! | `pace` | the pace of the store, and what all producers together may have under way |
 //! | `probe` | when to look for the shortest commit of a busy store |
 //! | `sizes` | the mean size of messages |
+//! | `trial` | whether twice as much under way brought more |
 
 mod pace;
 mod probe;
 mod sizes;
+mod trial;
 
 use std::time::Duration;
 
@@ -176,7 +179,9 @@ impl Regulator {
 
     /// Counts time for which the shard worked, in nanoseconds.
     pub fn handle_busy(&mut self, nanos: u64) {
-        self.pace.handle_busy(nanos);
+        if !self.is_off() {
+            self.pace.handle_busy(nanos);
+        }
     }
 
     /// Counts a batch that is on its way to the store.
@@ -249,16 +254,14 @@ impl Regulator {
         self.weights[0].max(self.weights[1]).max(WHOLE)
     }
 
-    /// Returns the weight of a producer by what it sent in this epoch, if the shard is busy: messages that wait
-    /// before it are under way, too. In a crowd each keeps [`BUSY_LEAST_BYTES`], because visits to more sockets
-    /// cost the shard more than the messages.
+    /// Returns the weight of a producer by what it sent in this epoch, if the shard is busier than its store:
+    /// messages that wait in the sockets are under way, too.
     fn traffic(&self, regulated: &Regulated) -> u64 {
         if !self.pace.is_shard_busy() {
             return 0;
         }
-        let most = self.most[0].max(1);
-        let fair = self.pace.under_way_max() / BUSY_LEAST_BYTES * WHOLE / self.open.max(1);
-        (WHOLE * regulated.came[1].min(most) / most).min(fair)
+        let most = self.most[0].max(self.most[1]).max(1);
+        WHOLE * regulated.came[1].min(most) / most
     }
 
     /// Returns the number of messages that a producer may have under way. `used` is the largest number of
@@ -275,7 +278,8 @@ impl Regulator {
         let mean_x16 = regulated.sizes.mean_x16().or(self.sizes.mean_x16()).unwrap_or(16 * MEAN_AT_FIRST);
         let fewest = LEAST_MESSAGES.min(16 * LEAST_BYTES / mean_x16).max(1);
         let least = fewest * mean_x16 / 16;
-        let share = self.share().max(least).max(1);
+        let crowded = if self.pace.is_shard_busy() { BUSY_LEAST_BYTES } else { 0 };
+        let share = self.share().max(crowded).max(least).max(1);
         let weight = (WHOLE * used.min(share) / share).max(self.traffic(regulated)).max(1);
         if weight > regulated.weight {
             self.weights[1] += weight - regulated.weight;
@@ -283,6 +287,7 @@ impl Regulator {
         }
         let lately = regulated.came[0] + regulated.came[1];
         let bytes = share.min((2 * lately).max(self.pace.under_way_max() / self.open.max(1)));
+        let bytes = self.pace.probed(bytes);
         regulated.allowed = bytes.max(least);
         (16 * bytes / mean_x16).max(fewest)
     }

@@ -1,6 +1,7 @@
 //! The pace of a store, and what all of its producers together may have under way.
 
 use super::probe::Probe;
+use super::trial::Trial;
 use crate::base::clock::Now;
 
 /// The bytes that all producers may have under way before the store is measured.
@@ -24,10 +25,13 @@ const COMMIT_NS_MAX: u64 = 100_000_000;
 /// The number of successive windows with very little under way after which the store counts as slower than
 /// before.
 const STARVED_MAX: u32 = 4;
-/// A probe allows this part of what is allowed otherwise: half of a shortest commit.
+/// During a probe, producers may have their allowance divided by this under way: what the store commits in half of
+/// a shortest commit.
 const PROBED: u64 = 2 * COMMITS;
-/// The number of successive windows in which the shard was busy after which one doubling ends.
-const BUSY_MAX: u32 = 8;
+/// The number of windows for which a busy shard counts as busy.
+const BUSY_WINDOWS: u32 = 8;
+/// A window that lasts this many times its length ends a probe: nobody sends.
+const SILENT: u64 = 4;
 
 /// The measured pace of a store.
 #[derive(Debug)]
@@ -46,7 +50,8 @@ pub(super) struct Pace {
     /// The number of successive windows with very little under way.
     starved: u32,
     probe: Probe,
-    /// The number of successive windows in which the shard was busy, from the last doubling that this ended.
+    trial: Trial,
+    /// The number of windows for which the shard still counts as busier than its store.
     busy: u32,
     under_way_max: u64,
 }
@@ -79,6 +84,7 @@ impl Pace {
             doublings: 0,
             starved: 0,
             probe: Probe::new(),
+            trial: Trial::new(),
             busy: 0,
             under_way_max: UNDER_WAY_AT_FIRST,
         }
@@ -104,9 +110,14 @@ impl Pace {
         self.in_store
     }
 
-    /// Returns whether the shard was busy lately, so that messages wait before it reads them.
+    /// Returns whether the shard was busy lately and its store was not, so that messages wait in the sockets.
     pub(super) fn is_shard_busy(&self) -> bool {
         self.busy > 0
+    }
+
+    /// Returns what a producer may have under way of this allowance, in bytes: less during a probe.
+    pub(super) fn probed(&self, bytes: u64) -> u64 {
+        if self.probe.is_on() { bytes / PROBED } else { bytes }
     }
 
     /// Counts time for which the shard worked, in nanoseconds.
@@ -162,14 +173,14 @@ impl Pace {
         let known_ns = if self.commit_ns == 0 { shortest_ns } else { self.commit_ns.min(shortest_ns) };
         let was_saturated = !was_idle && mean_ns >= SATURATED * known_ns;
         let had_room = window.idle_ns > length_ns / 2 || mean_ns < self.delay_ns() / 2;
-        self.busy = if window.busy_ns > length_ns / 4 * 3 { self.busy + 1 } else { 0 };
+        let was_busy = !was_saturated && window.busy_ns > length_ns / 4 * 3;
+        self.busy = if was_busy { BUSY_WINDOWS } else { self.busy.saturating_sub(1) };
         self.starved = if is_starved { self.starved + 1 } else { 0 };
         if self.starved > STARVED_MAX || was_idle || shortest_ns < self.commit_ns || self.commit_ns == 0 {
             self.commit_ns = shortest_ns.min(COMMIT_NS_MAX);
         }
         let rate = bytes_per_sec(window.bytes, length_ns);
-        let is_first = self.busy > 0 && self.rate() == 0;
-        let is_measured = was_saturated || is_first || self.within_delay(rate) > self.measured();
+        let is_measured = was_saturated || self.within_delay(rate) > self.measured();
         // The rate of a probe is what the probe let through.
         if is_measured && !self.probe.is_on() {
             self.rates.rotate_left(1);
@@ -179,22 +190,37 @@ impl Pace {
             _ if self.probe.is_on() => self.doublings,
             (true, _) => self.doublings.saturating_sub(2),
             (false, false) => self.doublings.saturating_sub(1),
-            (false, true) if self.busy >= BUSY_MAX => {
-                self.busy = 1;
-                self.doublings.saturating_sub(1)
-            }
-            (false, true) if self.busy > 0 => self.doublings,
+            (false, true) if self.busy > 0 => self.tried(rate, had_room),
             (false, true) if had_room => (self.doublings + 1).min(DOUBLINGS_MAX),
             (false, true) => self.doublings,
         };
+        if was_saturated || !window.is_limited || self.busy == 0 {
+            self.trial.end();
+        }
+        self.trial.end_window(rate);
         let is_long = was_saturated && COMMITS * self.commit_ns > self.target_ns;
-        self.probe.end_window(is_long, self.commit_ns, self.delay_ns());
+        if length_ns > SILENT * WINDOW_NS && was_idle {
+            self.probe.end();
+        } else if let Some(found_ns) =
+            self.probe.end_window(is_long, shortest_ns, self.commit_ns, self.delay_ns())
+        {
+            self.commit_ns = found_ns;
+        }
         let measured = self.measured();
-        self.under_way_max = if self.probe.is_on() {
-            measured / PROBED
+        self.under_way_max = measured.max((measured << self.doublings).min(UNDER_WAY_MAX));
+    }
+
+    /// Returns the doublings after a window in which the shard was busy and producers were limited.
+    fn tried(&mut self, rate: u64, had_room: bool) -> u32 {
+        if self.trial.has_failed(rate) {
+            self.doublings.saturating_sub(1)
+        } else if had_room && self.doublings < DOUBLINGS_MAX && self.trial.begin() {
+            self.doublings + 1
+        } else if self.trial.is_over() {
+            self.doublings.saturating_sub(1)
         } else {
-            measured.max((measured << self.doublings).min(UNDER_WAY_MAX))
-        };
+            self.doublings
+        }
     }
 
     /// Returns the delay that the bytes under way may have, in nanoseconds.

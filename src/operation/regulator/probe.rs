@@ -17,16 +17,17 @@ const WAIT_MAX: u32 = 32 * WAIT;
 pub(super) struct Probe {
     /// The windows that the present probe still takes.
     left: u32,
-    /// The shortest commit before this probe, in nanoseconds.
+    /// The shortest commit before this probe, and during it, in nanoseconds.
     before_ns: u64,
-    /// The successive windows with a long delay, and after how many of them the next probe begins.
+    least_ns: u64,
+    /// The windows with a long delay, less those without, and after how many the next probe begins.
     long: u32,
     wait: u32,
 }
 
 impl Probe {
     pub(super) fn new() -> Self {
-        Self { left: 0, before_ns: 0, long: 0, wait: WAIT }
+        Self { left: 0, before_ns: 0, least_ns: 0, long: 0, wait: WAIT }
     }
 
     /// Returns whether little is allowed now.
@@ -34,22 +35,37 @@ impl Probe {
         self.left > 0
     }
 
-    /// Ends a window. `is_long` tells whether the store was saturated, and its shortest commit prolongs the delay.
-    pub(super) fn end_window(&mut self, is_long: bool, commit_ns: u64, delay_ns: u64) {
+    /// Ends a probe early.
+    pub(super) fn end(&mut self) {
+        self.left = 0;
+    }
+
+    /// Ends a window whose shortest commit took `shortest_ns`. `is_long` tells whether the store was saturated, and
+    /// the shortest commit known, `commit_ns`, prolongs the delay. Returns the shortest commit of a probe that ends.
+    pub(super) fn end_window(
+        &mut self,
+        is_long: bool,
+        shortest_ns: u64,
+        commit_ns: u64,
+        delay_ns: u64,
+    ) -> Option<u64> {
         if self.left > 0 {
             self.left -= 1;
-            if self.left == 0 {
-                let found = commit_ns < self.before_ns - self.before_ns / 8;
-                self.wait = if found { WAIT } else { (2 * self.wait).min(WAIT_MAX) };
+            self.least_ns = self.least_ns.min(shortest_ns);
+            if self.left > 0 {
+                return None;
             }
-            return;
+            let is_shorter = self.least_ns < self.before_ns - self.before_ns / 8;
+            self.wait = if is_shorter { WAIT } else { (2 * self.wait).min(WAIT_MAX) };
+            return Some(self.least_ns);
         }
-        self.long = if is_long { self.long + 1 } else { 0 };
+        self.long = if is_long { self.long + 1 } else { self.long.saturating_sub(1) };
         if self.long > self.wait {
             self.long = 0;
-            self.before_ns = commit_ns;
+            (self.before_ns, self.least_ns) = (commit_ns, commit_ns);
             // What was allowed before is committed before the last window.
             self.left = delay_ns.div_ceil(WINDOW_NS) as u32 + 1;
         }
+        None
     }
 }

@@ -65,6 +65,8 @@ struct Disk {
     becomes: (u64, u64, u64),
     /// The bytes that the shard before the store can read in a second.
     reads_per_sec: u64,
+    /// Whether something else keeps the shard busy.
+    busy_besides: bool,
 }
 
 impl Disk {
@@ -74,6 +76,7 @@ impl Disk {
         stalls_ns: (0, 0),
         becomes: (u64::MAX, 0, 0),
         reads_per_sec: u64::MAX,
+        busy_besides: false,
     };
 }
 
@@ -205,12 +208,15 @@ fn run_with<L: Law>(law: &mut L, disk: Disk, kinds: &[Kind], until_ns: u64) -> S
         }
     }
     let (mut waiting, mut round): (Vec<Given>, Vec<Given>) = Default::default();
-    let mut reading_until_ns = 0;
+    let (mut reading_until_ns, mut last_ns) = (0, 0);
     while let Some(Reverse((now_ns, event))) = events.pop() {
         if now_ns > until_ns {
             break;
         }
         let now = Now::new(Duration::from_nanos(now_ns), UnixMillis::new(0));
+        if disk.busy_besides {
+            law.handle_busy(now_ns - std::mem::replace(&mut last_ns, now_ns));
+        }
         match event {
             Event::Granted(id, granted, acknowledged) => {
                 let producer = &mut producers[id];
@@ -344,10 +350,27 @@ fn a_far_producer_fills_its_network() {
 fn a_busy_shard_does_not_let_more_wait_before_it() {
     // The store is faster than the shard that reads for it.
     let store =
-        Disk { sync_ns: 10_000, bytes_per_sec: 6_000_000_000, reads_per_sec: 600_000_000, ..Disk::FAST };
-    let seen = settled(TARGET, store, &[Kind::closed_loop(16)]);
-    assert!(seen.rate(LATER) > 5.4e6, "{} messages a second", seen.rate(LATER));
-    assert!(seen.delay_ms(0.99, LATER) < 15.0, "{} ms", seen.delay_ms(0.99, LATER));
+        Disk { sync_ns: 10_000, bytes_per_sec: 6_000_000_000, reads_per_sec: 1_200_000_000, ..Disk::FAST };
+    let silent = Kind { starts_ns: u64::MAX, ..Kind::closed_loop(2_000) };
+    for kinds in [vec![Kind::closed_loop(16)], vec![Kind::closed_loop(16), silent]] {
+        let seen = settled(TARGET, store, &kinds);
+        assert!(seen.rate(LATER) > 10.8e6, "{} messages a second", seen.rate(LATER));
+        assert!(seen.delay_ms(0.99, LATER) < 15.0, "{} ms", seen.delay_ms(0.99, LATER));
+    }
+    let crowd = settled(TARGET, store, &[Kind::closed_loop(1_000)]);
+    assert!(crowd.delay_ms(0.99, LATER) < 75.0, "{} ms", crowd.delay_ms(0.99, LATER));
+    // 655 messages of each, at 12 million a second.
+    assert!(crowd.delay_ms(0.5, LATER) > 40.0, "{} ms", crowd.delay_ms(0.5, LATER));
+}
+
+#[test]
+fn a_far_producer_fills_its_network_beside_whatever_keeps_the_shard_busy() {
+    let far = Kind { round_trip_ns: 50 * MS, ..Kind::closed_loop(1) };
+    // The shard counts as busy all the time.
+    let busy = Disk { busy_besides: true, ..Disk::FAST };
+    let (with, without) = (settled(TARGET, busy, &[far]), settled(0, busy, &[far]));
+    let (with, without) = (with.rate(LATER), without.rate(LATER));
+    assert!(with > 0.9 * without, "{with} messages a second, {without} without the law");
 }
 
 #[test]
