@@ -59,6 +59,8 @@ pub const LEAST_MESSAGES: u64 = 512;
 
 /// The bytes that each producer of a crowd may have under way before a shard that is busier than its store.
 const BUSY_LEAST_BYTES: u64 = 2 * LEAST_BYTES;
+/// The length of a window of a measurement, in nanoseconds.
+const WINDOW_NS: u64 = 50_000_000;
 /// The size of messages, in bytes, that is assumed before the first one arrives.
 const MEAN_AT_FIRST: u64 = 100;
 /// The number of busy producers that count as few.
@@ -280,15 +282,16 @@ impl Regulator {
         let least = fewest * mean_x16 / 16;
         let crowded = if self.pace.is_shard_busy() { BUSY_LEAST_BYTES } else { 0 };
         let share = self.share().max(crowded).max(least).max(1);
-        let weight = (WHOLE * used.min(share) / share).max(self.traffic(regulated)).max(1);
+        let reachable = self.pace.probed(share).max(least).max(1);
+        let weight = (WHOLE * used.min(reachable) / reachable).max(self.traffic(regulated)).max(1);
         if weight > regulated.weight {
             self.weights[1] += weight - regulated.weight;
             regulated.weight = weight;
         }
         let lately = regulated.came[0] + regulated.came[1];
         let bytes = share.min((2 * lately).max(self.pace.under_way_max() / self.open.max(1)));
-        let bytes = self.pace.probed(bytes);
         regulated.allowed = bytes.max(least);
+        let bytes = self.pace.probed(bytes);
         (16 * bytes / mean_x16).max(fewest)
     }
 }

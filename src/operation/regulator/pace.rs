@@ -1,13 +1,12 @@
 //! The pace of a store, and what all of its producers together may have under way.
 
+use super::WINDOW_NS;
 use super::probe::Probe;
 use super::trial::Trial;
 use crate::base::clock::Now;
 
 /// The bytes that all producers may have under way before the store is measured.
 pub(super) const UNDER_WAY_AT_FIRST: u64 = 8 << 20;
-/// The length of a window, in nanoseconds.
-pub(super) const WINDOW_NS: u64 = 50_000_000;
 /// The number of windows that the rate is the largest of.
 const RATES: usize = 4;
 /// The largest number of doublings while the store has room.
@@ -171,16 +170,21 @@ impl Pace {
         let mean_ns = window.commits_ns / window.commits.max(1);
         let was_idle = window.idle_ns > length_ns / 16;
         let known_ns = if self.commit_ns == 0 { shortest_ns } else { self.commit_ns.min(shortest_ns) };
+        let rate = bytes_per_sec(window.bytes, length_ns);
         let was_saturated = !was_idle && mean_ns >= SATURATED * known_ns;
         let had_room = window.idle_ns > length_ns / 2 || mean_ns < self.delay_ns() / 2;
-        let was_busy = !was_saturated && window.busy_ns > length_ns / 4 * 3;
-        self.busy = if was_busy { BUSY_WINDOWS } else { self.busy.saturating_sub(1) };
+        let is_first =
+            self.busy == BUSY_WINDOWS && self.rate() == 0 && window.is_limited && length_ns < 2 * WINDOW_NS;
+        self.busy = match window.busy_ns > length_ns / 4 * 3 {
+            _ if was_saturated => self.busy / 2,
+            true => BUSY_WINDOWS,
+            false => self.busy.saturating_sub(1),
+        };
         self.starved = if is_starved { self.starved + 1 } else { 0 };
         if self.starved > STARVED_MAX || was_idle || shortest_ns < self.commit_ns || self.commit_ns == 0 {
             self.commit_ns = shortest_ns.min(COMMIT_NS_MAX);
         }
-        let rate = bytes_per_sec(window.bytes, length_ns);
-        let is_measured = was_saturated || self.within_delay(rate) > self.measured();
+        let is_measured = was_saturated || is_first || self.within_delay(rate) > self.measured();
         // The rate of a probe is what the probe let through.
         if is_measured && !self.probe.is_on() {
             self.rates.rotate_left(1);
@@ -189,12 +193,12 @@ impl Pace {
         self.doublings = match (was_saturated, window.is_limited) {
             _ if self.probe.is_on() => self.doublings,
             (true, _) => self.doublings.saturating_sub(2),
+            _ if self.busy > 0 => self.tried(rate, had_room && window.is_limited),
             (false, false) => self.doublings.saturating_sub(1),
-            (false, true) if self.busy > 0 => self.tried(rate, had_room),
             (false, true) if had_room => (self.doublings + 1).min(DOUBLINGS_MAX),
             (false, true) => self.doublings,
         };
-        if was_saturated || !window.is_limited || self.busy == 0 {
+        if self.busy == 0 {
             self.trial.end();
         }
         self.trial.end_window(rate);
@@ -210,11 +214,11 @@ impl Pace {
         self.under_way_max = measured.max((measured << self.doublings).min(UNDER_WAY_MAX));
     }
 
-    /// Returns the doublings after a window in which the shard was busy and producers were limited.
-    fn tried(&mut self, rate: u64, had_room: bool) -> u32 {
-        if self.trial.has_failed(rate) {
-            self.doublings.saturating_sub(1)
-        } else if had_room && self.doublings < DOUBLINGS_MAX && self.trial.begin() {
+    /// Returns the doublings after a window in which the shard was busy. `more` tells whether one more may help.
+    fn tried(&mut self, rate: u64, more: bool) -> u32 {
+        if let Some(before) = self.trial.failed(rate, self.doublings) {
+            self.doublings.min(before)
+        } else if more && self.doublings < DOUBLINGS_MAX && self.trial.goes_on(rate, self.doublings) {
             self.doublings + 1
         } else if self.trial.is_over() {
             self.doublings.saturating_sub(1)

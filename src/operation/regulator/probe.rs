@@ -5,7 +5,7 @@
 //! long delay for ever. A probe allows little for some windows, and so shows how long a commit really takes, like
 //! BBR's probe of the shortest round trip (draft-cardwell-iccrg-bbr-congestion-control, ProbeRTT).
 
-use super::pace::WINDOW_NS;
+use super::WINDOW_NS;
 
 /// The number of windows with a long delay before the first probe.
 const WAIT: u32 = 20;
@@ -41,7 +41,7 @@ impl Probe {
     }
 
     /// Ends a window whose shortest commit took `shortest_ns`. `is_long` tells whether the store was saturated, and
-    /// the shortest commit known, `commit_ns`, prolongs the delay. Returns the shortest commit of a probe that ends.
+    /// the shortest commit known, `commit_ns`, prolongs the delay. Returns a shorter one that a probe found.
     pub(super) fn end_window(
         &mut self,
         is_long: bool,
@@ -57,7 +57,7 @@ impl Probe {
             }
             let is_shorter = self.least_ns < self.before_ns - self.before_ns / 8;
             self.wait = if is_shorter { WAIT } else { (2 * self.wait).min(WAIT_MAX) };
-            return Some(self.least_ns);
+            return is_shorter.then_some(self.least_ns);
         }
         self.long = if is_long { self.long + 1 } else { self.long.saturating_sub(1) };
         if self.long > self.wait {

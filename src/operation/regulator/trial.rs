@@ -12,13 +12,22 @@ const PAUSE_MAX: u32 = 64 * PAUSE;
 const LASTS: u32 = 8;
 const LASTS_IF_USEFUL: u32 = 64;
 
-/// The state of the last doubling.
+/// Doublings on trial.
+#[derive(Debug)]
+struct Running {
+    /// The rate that must be reached, and the windows left for it.
+    wanted: u64,
+    left: u32,
+    /// The doublings before.
+    doublings: u32,
+}
+
+/// The state of the trials.
 #[derive(Debug)]
 pub(super) struct Trial {
     /// The rates of the last windows, in bytes per second, the newest last.
     recent: [u64; RECENT],
-    /// The rate that must be reached, and the windows left for it.
-    running: Option<(u64, u32)>,
+    running: Option<Running>,
     /// The windows until the next doubling may begin, and how many the next pause has.
     pause: u32,
     next_pause: u32,
@@ -31,33 +40,40 @@ impl Trial {
         Self { recent: [0; RECENT], running: None, pause: 0, next_pause: PAUSE, lasts: LASTS }
     }
 
-    /// Begins to watch a doubling. Returns false if there must be none now.
-    pub(super) fn begin(&mut self) -> bool {
-        if self.running.is_some() || self.pause > 0 {
+    /// Returns whether there may be one more doubling after a window with this rate. Begins a trial if none runs.
+    pub(super) fn goes_on(&mut self, rate: u64, doublings: u32) -> bool {
+        if self.running.is_none() && (self.pause > 0 || self.recent.contains(&0)) {
             return false;
         }
-        let before = self.recent.iter().copied().max().unwrap_or(0);
-        self.running = Some((before + before / 4, WINDOWS));
+        if self.running.is_none() {
+            self.begin(rate, doublings);
+        }
         true
     }
 
-    /// Returns whether the doubling brought nothing. `rate` is that of the window that ends.
-    pub(super) fn has_failed(&mut self, rate: u64) -> bool {
-        let Some((wanted, left)) = &mut self.running else { return false };
-        if rate >= *wanted {
-            self.running = None;
+    fn begin(&mut self, rate: u64, doublings: u32) {
+        let before = self.recent.iter().copied().fold(rate, u64::max);
+        self.running = Some(Running { wanted: before + before / 4, left: WINDOWS, doublings });
+    }
+
+    /// Returns the doublings before the trial if it has failed. `rate` is that of the window that ends.
+    pub(super) fn failed(&mut self, rate: u64, doublings: u32) -> Option<u32> {
+        let running = self.running.as_mut()?;
+        if rate >= running.wanted {
+            self.begin(rate, doublings);
             self.next_pause = PAUSE;
             self.lasts = LASTS_IF_USEFUL;
-            return false;
+            return None;
         }
-        *left -= 1;
-        if *left > 0 {
-            return false;
+        running.left -= 1;
+        if running.left > 0 {
+            return None;
         }
+        let before = running.doublings;
         self.running = None;
         self.pause = self.next_pause;
         self.next_pause = (2 * self.next_pause).min(PAUSE_MAX);
-        true
+        Some(before)
     }
 
     /// Returns whether a doubling ends, because nothing has shown its use lately.
@@ -68,7 +84,8 @@ impl Trial {
         self.lasts = self.lasts.saturating_sub(1);
         let is_over = self.lasts == 0;
         if is_over {
-            self.lasts = LASTS;
+            // The next window may begin to win it back.
+            (self.lasts, self.pause) = (LASTS, 0);
         }
         is_over
     }
@@ -90,22 +107,10 @@ impl Trial {
 mod tests {
     use super::*;
 
-    /// Ends windows with this rate until the running trial has a result. Returns whether it failed.
-    fn result(trial: &mut Trial, rate: u64) -> bool {
-        for _ in 0..WINDOWS {
-            let failed = trial.has_failed(rate);
-            trial.end_window(rate);
-            if failed || trial.running.is_none() {
-                return failed;
-            }
-        }
-        panic!("a trial ends after {WINDOWS} windows");
-    }
-
-    /// Ends windows until the next trial begins. Returns how many.
+    /// Ends windows with this rate until a trial begins. Returns how many.
     fn pause(trial: &mut Trial, rate: u64) -> u32 {
         let mut windows = 0;
-        while !trial.begin() {
+        while !trial.goes_on(rate, 2) {
             trial.end_window(rate);
             windows += 1;
         }
@@ -113,28 +118,32 @@ mod tests {
     }
 
     #[test]
-    fn a_doubling_that_brings_nothing_is_tried_ever_more_rarely() {
+    fn doublings_that_bring_nothing_are_tried_ever_more_rarely() {
         let mut trial = Trial::new();
-        trial.end_window(100);
-        assert!(trial.begin());
+        assert_eq!(pause(&mut trial, 100), RECENT as u32);
         let mut expected = PAUSE;
         for _ in 0..9 {
-            assert!(result(&mut trial, 124), "a quarter more is wanted");
-            (0..RECENT).for_each(|_| trial.end_window(100));
-            // The window in which it failed counts.
-            assert_eq!(1 + RECENT as u32 + pause(&mut trial, 100), expected);
+            for left in (0..WINDOWS).rev() {
+                assert!(trial.goes_on(124, 3));
+                // A quarter more is wanted.
+                assert_eq!(trial.failed(124, 3), (left == 0).then_some(2));
+            }
+            assert_eq!(pause(&mut trial, 100), expected);
             expected = (2 * expected).min(PAUSE_MAX);
         }
     }
 
     #[test]
-    fn a_doubling_that_brings_more_lasts_and_the_next_one_begins_at_once() {
+    fn doublings_that_bring_more_last_and_the_next_trial_keeps_them() {
         let mut trial = Trial::new();
-        trial.end_window(100);
-        assert!(trial.begin() && !trial.begin(), "one trial at a time");
-        assert!(!result(&mut trial, 125));
+        pause(&mut trial, 100);
+        assert_eq!(trial.failed(125, 3), None);
+        assert!((1..WINDOWS).all(|_| trial.failed(125, 4).is_none()));
+        assert_eq!(trial.failed(125, 4), Some(3), "another quarter is wanted");
+        assert!(!trial.goes_on(125, 3));
         assert_eq!((0..).find(|_| trial.is_over()), Some(LASTS_IF_USEFUL - 1));
+        assert!(trial.goes_on(125, 2), "what ended is tried again at once");
+        trial.end();
         assert_eq!((0..).find(|_| trial.is_over()), Some(LASTS - 1));
-        assert!(trial.begin());
     }
 }
