@@ -2,6 +2,8 @@
 
 /// The number of windows that the rate before a doubling is the largest of.
 const RECENT: usize = 4;
+/// The number of doublings that are on trial together.
+const DOUBLINGS: u32 = 2;
 /// The number of windows in which the rate must rise by a quarter.
 const WINDOWS: u32 = 6;
 /// The number of windows without a doubling after one that brought nothing, first and at most.
@@ -48,7 +50,7 @@ impl Trial {
         if self.running.is_none() {
             self.begin(rate, doublings);
         }
-        true
+        self.running.as_ref().is_some_and(|running| doublings < running.doublings + DOUBLINGS)
     }
 
     fn begin(&mut self, rate: u64, doublings: u32) {
@@ -124,7 +126,7 @@ mod tests {
         let mut expected = PAUSE;
         for _ in 0..9 {
             for left in (0..WINDOWS).rev() {
-                assert!(trial.goes_on(124, 3));
+                assert!(trial.goes_on(124, 3) && !trial.goes_on(124, 4), "two doublings at most");
                 // A quarter more is wanted.
                 assert_eq!(trial.failed(124, 3), (left == 0).then_some(2));
             }
