@@ -220,7 +220,7 @@ impl Pace {
             self.doublings.min(before)
         } else if more && self.doublings < DOUBLINGS_MAX && self.trial.goes_on(rate, self.doublings) {
             self.doublings + 1
-        } else if self.trial.is_over() {
+        } else if self.trial.is_over(self.doublings) {
             self.doublings.saturating_sub(1)
         } else {
             self.doublings

@@ -6,12 +6,14 @@ const RECENT: usize = 4;
 const DOUBLINGS: u32 = 2;
 /// The number of windows in which the rate must rise by a quarter.
 const WINDOWS: u32 = 6;
-/// The number of windows without a doubling after one that brought nothing, first and at most.
+/// After a trial that failed, no other one begins for this number of windows.
 const PAUSE: u32 = 16;
+/// The longest pause. Each pause after a failure is twice the one before.
 const PAUSE_MAX: u32 = 64 * PAUSE;
 
-/// The number of windows for which a doubling lasts, and one that brought more.
+/// The number of windows for which a doubling lasts.
 const LASTS: u32 = 8;
+/// The same after a trial that brought more.
 const LASTS_IF_USEFUL: u32 = 64;
 
 /// Doublings on trial.
@@ -44,10 +46,10 @@ impl Trial {
 
     /// Returns whether there may be one more doubling after a window with this rate. Begins a trial if none runs.
     pub(super) fn goes_on(&mut self, rate: u64, doublings: u32) -> bool {
-        if self.running.is_none() && (self.pause > 0 || self.recent.contains(&0)) {
-            return false;
-        }
         if self.running.is_none() {
+            if self.pause > 0 || self.recent.contains(&0) {
+                return false;
+            }
             self.begin(rate, doublings);
         }
         self.running.as_ref().is_some_and(|running| doublings < running.doublings + DOUBLINGS)
@@ -78,9 +80,9 @@ impl Trial {
         Some(before)
     }
 
-    /// Returns whether a doubling ends, because nothing has shown its use lately.
-    pub(super) fn is_over(&mut self) -> bool {
-        if self.running.is_some() {
+    /// Returns whether one of these doublings ends, because nothing has shown its use lately.
+    pub(super) fn is_over(&mut self, doublings: u32) -> bool {
+        if doublings == 0 || self.running.is_some() {
             return false;
         }
         self.lasts = self.lasts.saturating_sub(1);
@@ -130,6 +132,7 @@ mod tests {
                 // A quarter more is wanted.
                 assert_eq!(trial.failed(124, 3), (left == 0).then_some(2));
             }
+            assert!((0..=LASTS).all(|_| !trial.is_over(0)), "without doublings, the pause stays");
             assert_eq!(pause(&mut trial, 100), expected);
             expected = (2 * expected).min(PAUSE_MAX);
         }
@@ -143,9 +146,9 @@ mod tests {
         assert!((1..WINDOWS).all(|_| trial.failed(125, 4).is_none()));
         assert_eq!(trial.failed(125, 4), Some(3), "another quarter is wanted");
         assert!(!trial.goes_on(125, 3));
-        assert_eq!((0..).find(|_| trial.is_over()), Some(LASTS_IF_USEFUL - 1));
+        assert_eq!((0..).find(|_| trial.is_over(2)), Some(LASTS_IF_USEFUL - 1));
         assert!(trial.goes_on(125, 2), "what ended is tried again at once");
         trial.end();
-        assert_eq!((0..).find(|_| trial.is_over()), Some(LASTS - 1));
+        assert_eq!((0..).find(|_| trial.is_over(2)), Some(LASTS - 1));
     }
 }
