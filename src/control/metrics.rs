@@ -190,6 +190,11 @@ pub(super) fn encode(
         "Shortest recent commit, 0 before the first",
         shard,
     )?;
+    let usual = f.seconds(
+        "millstream_store_usual_commit_seconds",
+        "Mean commit while little is under way, 0 unless commits took longer than allowed",
+        shard,
+    )?;
     let ceiling = f.gauge("millstream_budget_ceiling_bytes", "shard_budget_bytes", shard)?;
     let reserved =
         f.gauge("millstream_budget_reserved_bytes", "Bytes reserved for input not accepted yet", shard)?;
@@ -243,6 +248,7 @@ pub(super) fn encode(
         allowed.with_label_values(shard).set(signed(pulse.regulator.under_way_max));
         pace.with_label_values(shard).set(signed(pulse.regulator.rate));
         shortest.with_label_values(shard).set(pulse.regulator.shortest_commit_ns as f64 / 1e9);
+        usual.with_label_values(shard).set(pulse.regulator.usual_commit_ns as f64 / 1e9);
         ceiling.with_label_values(shard).set(signed(pulse.budget.ceiling));
         reserved.with_label_values(shard).set(signed(pulse.budget.reserved));
         held.with_label_values(shard).set(signed(pulse.budget.held));

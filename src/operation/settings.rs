@@ -55,8 +55,7 @@ settings! {
         /// Bytes that a produce operation may have outstanding; beyond, its socket is not read
         produce_window_bytes: usize = 16 << 20, "produce_window_bytes", Bytes(1..=GIB);
         /// Target for the time from reading a message to storing it; the server grants producers credit accordingly, and
-        /// so divides fairly what the store can commit; 0: only produce_window bounds a producer. On Kafka, choose more
-        /// than a commit takes in the mean
+        /// so divides fairly what the store can commit; 0: only produce_window bounds a producer
         produce_target_delay: Duration = Duration::from_millis(5), "produce_target_delay", Duration(0..=10_000);
         /// Batches and refusals that a produce operation may have outstanding; beyond, its socket is not read
         produce_batches: usize = 1024, "produce_batches", Count(1..=1 << 20);

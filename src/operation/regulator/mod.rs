@@ -5,7 +5,7 @@
 //! Therefore a shard allows
 //!
 //! ```text
-//! all producers together   rate × max(target, 4 × shortest commit)
+//! all producers together   rate × max(target, 4 × shortest commit, 2 × usual commit)
 //! one busy producer        that ÷ the number of busy producers                 (max-min fair)
 //! one quiet producer       twice what it sent lately, or an equal part of the whole if that is more
 //! ```
@@ -15,7 +15,7 @@
 //! the target; 0 switches all of this off.
 //!
 //! - The *rate* is the largest of the last windows in which the store was *saturated*: it was never idle for
-//!   long, and commits took at least twice the shortest. Other windows show what producers sent, or what a
+//!   long, commits took at least twice the shortest, and half of what was allowed was in the store. Other windows show what producers sent, or what a
 //!   network let through. They can raise the rate, but never lower it. If a producer uses its allowance although
 //!   the store has room, the shard allows twice as much: a distant producer needs it to fill its network. If the
 //!   shard is busy, and no more comes then, messages only wait longer in the sockets, and the shard takes that back.
@@ -23,6 +23,8 @@
 //!   a busy store a commit also waits for others, so only windows in which it was idle can raise this value.
 //!   While it prolongs the delay, probes look for a shorter one: large rounds take long, and would otherwise allow
 //!   rounds as large for ever.
+//! - The *usual commit* keeps stores busy whose commits take very different times, such as a Kafka cluster. It is the
+//!   mean commit of a probe, and counts where commits take longer than the target.
 //! - *Busy producers* are counted by what they have under way: a producer that uses half of its allowance counts
 //!   as half. A shard that is busier than its store does not see what waits in its sockets. Then a producer also
 //!   counts by what it sent, compared with the one that sent most, and each may have [`BUSY_LEAST_BYTES`] under way,
@@ -34,11 +36,13 @@
 //! | file | content |
 //! | --- | --- |
 //! | this file | the shares of the producers |
+//! | `commit` | how long commits take while little is under way, and so how long one may wait |
 //! | `pace` | the pace of the store, and what all producers together may have under way |
 //! | `probe` | when to look for the shortest commit of a busy store |
 //! | `sizes` | the mean size of messages |
 //! | `trial` | whether twice as much under way brought more |
 
+mod commit;
 mod pace;
 mod probe;
 mod sizes;
@@ -110,6 +114,8 @@ pub struct RegulatorSnapshot {
     pub rate: u64,
     /// The shortest commit, in nanoseconds; 0 before the first window ends.
     pub shortest_commit_ns: u64,
+    /// The mean commit while little is under way, in nanoseconds; 0 until it was needed.
+    pub usual_commit_ns: u64,
     /// The bytes that all producers together may have under way; 0 if there is no bound.
     pub under_way_max: u64,
     /// The number of open produce operations.
@@ -139,7 +145,8 @@ impl Regulator {
     pub fn snapshot(&self) -> RegulatorSnapshot {
         RegulatorSnapshot {
             rate: self.pace.rate(),
-            shortest_commit_ns: self.pace.shortest_commit_ns(),
+            shortest_commit_ns: self.pace.commit().shortest_ns(),
+            usual_commit_ns: self.pace.commit().usual_ns(),
             under_way_max: if self.is_off() { 0 } else { self.pace.under_way_max() },
             open: self.open,
             in_store: self.pace.in_store(),
@@ -204,8 +211,8 @@ impl Regulator {
             return;
         }
         if self.pace.handle_answered(now, committed) {
-            let is_starved = self.is_starved();
-            self.pace.end_window(now, is_starved);
+            let (is_starved, is_crowded) = (self.is_starved(), self.is_crowded());
+            self.pace.end_window(now, is_starved, is_crowded);
         }
         self.advance(now);
     }

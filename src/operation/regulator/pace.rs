@@ -1,7 +1,7 @@
 //! The pace of a store, and what all of its producers together may have under way.
 
 use super::WINDOW_NS;
-use super::probe::Probe;
+use super::commit::{Commit, Commits};
 use super::trial::Trial;
 use crate::base::clock::Now;
 
@@ -15,32 +15,21 @@ const DOUBLINGS_MAX: u32 = 6;
 const UNDER_WAY_MAX: u64 = 64 << 20;
 /// The largest number of bytes under way: 1 TiB, so that products with them fit in 64 bits.
 const UNDER_WAY_LIMIT: u64 = 1 << 40;
-/// The number of shortest commits that the delay may always last.
-const COMMITS: u64 = 4;
-/// The store is saturated if its mean commit takes this many times the shortest.
-const SATURATED: u64 = 2;
-/// The largest value of the shortest commit, in nanoseconds. Longer ones are stalls.
-const COMMIT_NS_MAX: u64 = 100_000_000;
 /// The number of successive windows with very little under way after which the store counts as slower than
 /// before.
 const STARVED_MAX: u32 = 4;
-/// During a probe, producers may have their allowance divided by this under way: what the store commits in half of
-/// a shortest commit.
-const PROBED: u64 = 2 * COMMITS;
 /// The number of windows for which a busy shard counts as busy.
 const BUSY_WINDOWS: u32 = 8;
-/// A window that lasts this many times its length ends a probe: nobody sends.
-const SILENT: u64 = 4;
 
 /// The measured pace of a store.
 #[derive(Debug)]
 pub(super) struct Pace {
-    target_ns: u64,
     /// Bytes per second, the newest last; 0 where nothing is measured.
     rates: [u64; RATES],
     window: Window,
-    /// The shortest commit, in nanoseconds; 0 before the first window ends.
-    commit_ns: u64,
+    /// The bytes and the length of the window before.
+    before: (u64, u64),
+    commit: Commit,
     /// The batches that the store has not answered, and when their number last became 0.
     in_store: usize,
     idle_since_ns: u64,
@@ -48,7 +37,6 @@ pub(super) struct Pace {
     doublings: u32,
     /// The number of successive windows with very little under way.
     starved: u32,
-    probe: Probe,
     trial: Trial,
     /// The number of windows for which the shard still counts as busier than its store.
     busy: u32,
@@ -74,15 +62,14 @@ struct Window {
 impl Pace {
     pub(super) fn new(target_ns: u64) -> Self {
         Self {
-            target_ns,
             rates: [0; RATES],
             window: Window::default(),
-            commit_ns: 0,
+            before: (0, 0),
+            commit: Commit::new(target_ns),
             in_store: 0,
             idle_since_ns: 0,
             doublings: 0,
             starved: 0,
-            probe: Probe::new(),
             trial: Trial::new(),
             busy: 0,
             under_way_max: UNDER_WAY_AT_FIRST,
@@ -99,9 +86,9 @@ impl Pace {
         self.rates.iter().copied().max().unwrap_or(0)
     }
 
-    /// Returns the shortest commit, in nanoseconds.
-    pub(super) fn shortest_commit_ns(&self) -> u64 {
-        self.commit_ns
+    /// Returns how long commits take while little is under way.
+    pub(super) fn commit(&self) -> &Commit {
+        &self.commit
     }
 
     /// Returns the number of batches that the store has not answered.
@@ -116,7 +103,7 @@ impl Pace {
 
     /// Returns what a producer may have under way of this allowance, in bytes: less during a probe.
     pub(super) fn probed(&self, bytes: u64) -> u64 {
-        if self.probe.is_on() { bytes / PROBED } else { bytes }
+        self.commit.probed(bytes)
     }
 
     /// Counts time for which the shard worked, in nanoseconds.
@@ -156,9 +143,9 @@ impl Pace {
         now.since_ns(window.began_ns) >= WINDOW_NS
     }
 
-    /// Draws the conclusions from a window, and begins the next one. `is_starved` tells whether a few producers
-    /// have no more than the minimum.
-    pub(super) fn end_window(&mut self, now: Now, is_starved: bool) {
+    /// Draws the conclusions from a window, and begins the next one. `is_starved` and `is_crowded` tell whether
+    /// producers have no more than the minimum: a few, or many.
+    pub(super) fn end_window(&mut self, now: Now, is_starved: bool, is_crowded: bool) {
         if self.in_store == 0 {
             self.window.idle_ns += now.since_ns(self.idle_since_ns);
             self.idle_since_ns = now.mono_ns;
@@ -167,12 +154,19 @@ impl Pace {
         let window = std::mem::replace(&mut self.window, next);
         let length_ns = now.since_ns(window.began_ns);
         let Some(shortest_ns) = window.shortest_ns else { return };
-        let mean_ns = window.commits_ns / window.commits.max(1);
-        let was_idle = window.idle_ns > length_ns / 16;
-        let known_ns = if self.commit_ns == 0 { shortest_ns } else { self.commit_ns.min(shortest_ns) };
+        self.starved = if is_starved { self.starved + 1 } else { 0 };
+        let commits = Commits {
+            length_ns,
+            shortest_ns,
+            mean_ns: window.commits_ns / window.commits.max(1),
+            was_idle: window.idle_ns > length_ns / 16,
+            was_starved: self.starved > STARVED_MAX,
+        };
         let rate = bytes_per_sec(window.bytes, length_ns);
-        let was_saturated = !was_idle && mean_ns >= SATURATED * known_ns;
-        let had_room = window.idle_ns > length_ns / 2 || mean_ns < self.delay_ns() / 2;
+        let was_used = bytes_within(rate, commits.mean_ns) >= self.under_way_max / 2;
+        let was_saturated = !commits.was_idle && was_used && self.commit.are_waiting(&commits);
+        let had_room = window.idle_ns > length_ns / 2 || self.commit.are_short(&commits);
+        let was_probing = self.commit.is_probing();
         let is_first =
             self.busy == BUSY_WINDOWS && self.rate() == 0 && window.is_limited && length_ns < 2 * WINDOW_NS;
         self.busy = match window.busy_ns > length_ns / 4 * 3 {
@@ -180,18 +174,18 @@ impl Pace {
             true => BUSY_WINDOWS,
             false => self.busy.saturating_sub(1),
         };
-        self.starved = if is_starved { self.starved + 1 } else { 0 };
-        if self.starved > STARVED_MAX || was_idle || shortest_ns < self.commit_ns || self.commit_ns == 0 {
-            self.commit_ns = shortest_ns.min(COMMIT_NS_MAX);
-        }
+        self.commit.end_window(&commits, was_saturated, !is_crowded);
         let is_measured = was_saturated || is_first || self.within_delay(rate) > self.measured();
         // The rate of a probe is what the probe let through.
-        if is_measured && !self.probe.is_on() {
+        if is_measured && !was_probing {
             self.rates.rotate_left(1);
-            self.rates[RATES - 1] = rate;
+            // Where rounds are long, a window may hold one too many.
+            let (bytes, ns) = if commits.mean_ns > WINDOW_NS / 2 { self.before } else { (0, 0) };
+            self.rates[RATES - 1] = bytes_per_sec(window.bytes + bytes, length_ns + ns);
         }
+        self.before = (window.bytes, length_ns);
         self.doublings = match (was_saturated, window.is_limited) {
-            _ if self.probe.is_on() => self.doublings,
+            _ if was_probing => self.doublings,
             (true, _) => self.doublings.saturating_sub(2),
             _ if self.busy > 0 => self.tried(rate, had_room && window.is_limited),
             (false, false) => self.doublings.saturating_sub(1),
@@ -202,14 +196,6 @@ impl Pace {
             self.trial.end();
         }
         self.trial.end_window(rate);
-        let is_long = was_saturated && COMMITS * self.commit_ns > self.target_ns;
-        if length_ns > SILENT * WINDOW_NS && was_idle {
-            self.probe.end();
-        } else if let Some(found_ns) =
-            self.probe.end_window(is_long, shortest_ns, self.commit_ns, self.delay_ns())
-        {
-            self.commit_ns = found_ns;
-        }
         let measured = self.measured();
         self.under_way_max = measured.max((measured << self.doublings).min(UNDER_WAY_MAX));
     }
@@ -227,11 +213,6 @@ impl Pace {
         }
     }
 
-    /// Returns the delay that the bytes under way may have, in nanoseconds.
-    fn delay_ns(&self) -> u64 {
-        self.target_ns.max(COMMITS * self.commit_ns)
-    }
-
     /// Returns the bytes that the store commits within the delay, as far as it is measured.
     fn measured(&self) -> u64 {
         match self.rate() {
@@ -241,9 +222,13 @@ impl Pace {
     }
 
     fn within_delay(&self, rate: u64) -> u64 {
-        let bytes = u128::from(rate) * u128::from(self.delay_ns()) / 1_000_000_000;
-        u64::try_from(bytes).unwrap_or(u64::MAX).min(UNDER_WAY_LIMIT)
+        bytes_within(rate, self.commit.delay_ns()).min(UNDER_WAY_LIMIT)
     }
+}
+
+/// Returns the bytes that pass at a rate within a time.
+fn bytes_within(rate: u64, ns: u64) -> u64 {
+    u64::try_from(u128::from(rate) * u128::from(ns) / 1_000_000_000).unwrap_or(u64::MAX)
 }
 
 /// Returns a rate in bytes per second, at least 1.

@@ -35,19 +35,25 @@ impl Probe {
         self.left > 0
     }
 
+    /// Lets the next probe begin as early as the first one.
+    pub(super) fn repeat_soon(&mut self) {
+        self.wait = WAIT;
+    }
+
     /// Ends a probe early.
     pub(super) fn end(&mut self) {
         self.left = 0;
     }
 
-    /// Ends a window whose shortest commit took `shortest_ns`. `is_long` tells whether the store was saturated, and
-    /// the shortest commit known, `commit_ns`, prolongs the delay. Returns a shorter one that a probe found.
+    /// Ends a window whose shortest commit took `shortest_ns`. `is_long` tells whether the delay is longer than it may
+    /// have to be. `commit_ns` is the shortest commit known, and what is under way is committed within `drains_ns`.
+    /// Returns the shortest commit to rely on from now on, if a probe ends.
     pub(super) fn end_window(
         &mut self,
         is_long: bool,
         shortest_ns: u64,
         commit_ns: u64,
-        delay_ns: u64,
+        drains_ns: u64,
     ) -> Option<u64> {
         if self.left > 0 {
             self.left -= 1;
@@ -57,14 +63,14 @@ impl Probe {
             }
             let is_shorter = self.least_ns < self.before_ns - self.before_ns / 8;
             self.wait = if is_shorter { WAIT } else { (2 * self.wait).min(WAIT_MAX) };
-            return is_shorter.then_some(self.least_ns);
+            return Some(if is_shorter { self.least_ns } else { commit_ns });
         }
         self.long = if is_long { self.long + 1 } else { self.long.saturating_sub(1) };
         if self.long > self.wait {
             self.long = 0;
             (self.before_ns, self.least_ns) = (commit_ns, commit_ns);
             // What was allowed before is committed before the last window.
-            self.left = delay_ns.div_ceil(WINDOW_NS) as u32 + 1;
+            self.left = drains_ns.div_ceil(WINDOW_NS) as u32 + 1;
         }
         None
     }
