@@ -94,17 +94,25 @@ impl Commit {
         commits.mean_ns < (self.short_delay_ns() / 2).max(self.usual_ns / 4 * 3)
     }
 
-    /// Takes the mean commit of a probe for the usual one.
-    fn handle_probed(&mut self, mean_ns: u64) {
-        if mean_ns > self.usual_ns / 2 * 3 {
+    /// Takes the mean commit of a probe for the usual one. If the store did as much as without the probe, a delay of that
+    /// mean is enough.
+    fn handle_probed(&mut self, mean_ns: u64, had_less: bool) {
+        let usual_ns = if had_less { mean_ns } else { mean_ns / USUAL_COMMITS };
+        if usual_ns > self.usual_ns / 2 * 3 {
             self.probe.repeat_soon();
         }
-        self.usual_ns = mean_ns;
+        self.usual_ns = usual_ns;
     }
 
-    /// Ends a window. `was_saturated` tells whether the store was the bound, and `can_probe` whether less may be
-    /// allowed than now.
-    pub(super) fn end_window(&mut self, commits: &Commits, was_saturated: bool, can_probe: bool) {
+    /// Ends a window. `was_saturated` tells whether the store was the bound, `had_less` whether a probe let the store do
+    /// less than half of what it can, and `can_probe` whether less may be allowed than now.
+    pub(super) fn end_window(
+        &mut self,
+        commits: &Commits,
+        was_saturated: bool,
+        had_less: bool,
+        can_probe: bool,
+    ) {
         let Commits { length_ns, shortest_ns, mean_ns, was_idle, was_starved } = *commits;
         if was_starved || was_idle || shortest_ns < self.shortest_ns || self.shortest_ns == 0 {
             self.shortest_ns = shortest_ns.min(COMMIT_NS_MAX);
@@ -116,14 +124,14 @@ impl Commit {
         if length_ns > SILENT * WINDOW_NS && was_idle {
             self.probe.end();
         }
-        let is_prolonged = was_saturated && COMMITS * self.shortest_ns > self.target_ns;
+        let is_prolonged = was_saturated && self.delay_ns() > self.target_ns;
         let is_missed = !was_idle && mean_ns > self.delay_ns() / 8 * 9;
         let is_long = can_probe && (is_prolonged || is_missed);
         let drains_ns = self.delay_ns().max(mean_ns);
         if let Some(found_ns) = self.probe.end_window(is_long, shortest_ns, self.shortest_ns, drains_ns) {
             self.shortest_ns = found_ns;
             if can_probe {
-                self.handle_probed(mean_ns.min(COMMIT_NS_MAX));
+                self.handle_probed(mean_ns.min(COMMIT_NS_MAX), had_less);
             }
         }
     }

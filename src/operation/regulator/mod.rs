@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! all producers together   rate × max(target, 4 × shortest commit, 2 × usual commit)
-//! one busy producer        that ÷ the number of busy producers                 (max-min fair)
+//! one busy producer        that ÷ the number of busy producers × its part      (max-min fair)
 //! one quiet producer       twice what it sent lately, or an equal part of the whole if that is more
 //! ```
 //!
@@ -15,21 +15,24 @@
 //! the target; 0 switches all of this off.
 //!
 //! - The *rate* is the largest of the last windows in which the store was *saturated*: it was never idle for
-//!   long, commits took at least twice the shortest, and half of what was allowed was in the store. Other windows show what producers sent, or what a
-//!   network let through. They can raise the rate, but never lower it. If a producer uses its allowance although
-//!   the store has room, the shard allows twice as much: a distant producer needs it to fill its network. If the
-//!   shard is busy, and no more comes then, messages only wait longer in the sockets, and the shard takes that back.
+//!   long, commits took at least twice the shortest, and half of what was allowed was in the store. Other windows
+//!   show what producers sent, or what a network let through. They can raise the rate, but never lower it. If a
+//!   producer uses its allowance although the store has room, the shard allows twice as much: a distant producer
+//!   needs it to fill its network. If the shard is busy, and no more comes then, messages only wait longer in the
+//!   sockets, and the shard takes that back.
 //! - The *shortest commit* keeps slow disks busy: while the disk syncs one round, it receives the next one. In
 //!   a busy store a commit also waits for others, so only windows in which it was idle can raise this value.
 //!   While it prolongs the delay, probes look for a shorter one: large rounds take long, and would otherwise allow
 //!   rounds as large for ever.
 //! - The *usual commit* keeps stores busy whose commits take very different times, such as a Kafka cluster. It is the
-//!   mean commit of a probe, and counts where commits take longer than the target.
+//!   mean commit of a probe, or of a few producers with the minimum, and falls when commits become shorter.
 //! - *Busy producers* are counted by what they have under way: a producer that uses half of its allowance counts
 //!   as half. A shard that is busier than its store does not see what waits in its sockets. Then a producer also
 //!   counts by what it sent, compared with the one that sent most, and each may have [`BUSY_LEAST_BYTES`] under way,
 //!   because visits to many sockets cost the shard more than their messages. The count covers the last two epochs,
 //!   so that a producer that falls silent stops counting.
+//! - The *part* of a busy producer is 1, unless the store serves it faster or more slowly than the others: then it
+//!   moves between ¾ and 1¼, so that their rates become equal.
 //! - The bound for *quiet producers* keeps a crowd from waking up with far more credit than the store can take.
 //!   Credit that was granted before stays granted.
 //!
@@ -73,6 +76,11 @@ const FEW: u64 = 64;
 const EPOCH_NS: u64 = 100_000_000;
 /// The weight of a producer that uses its whole allowance.
 const WHOLE: u64 = 1 << 10;
+/// The shares of producers that are served faster and more slowly than the others, in units of [`WHOLE`], and how much
+/// such a share changes in an epoch.
+const PART_MIN: u64 = WHOLE / 4 * 3;
+const PART_MAX: u64 = WHOLE / 4 * 5;
+const PART_STEP: u64 = WHOLE / 32;
 
 /// Measures the store of a shard, and divides what it can take among the producers.
 #[derive(Debug)]
@@ -89,6 +97,8 @@ pub struct Regulator {
     weights: [u64; 2],
     /// The bytes of the producer that sent most, in the previous epoch, and in this one.
     most: [u64; 2],
+    /// The number of busy producers and their bytes, counted in the previous epoch, and in this one.
+    busy: [(u64, u64); 2],
     /// The number of open produce operations.
     open: u64,
 }
@@ -98,8 +108,12 @@ pub struct Regulator {
 pub struct Regulated {
     /// Whether it is counted among the open producers.
     is_open: bool,
+    /// Whether this is its first epoch.
+    is_new: bool,
     epoch: u32,
     weight: u64,
+    /// Its share in units of [`WHOLE`]: more than one if it is served more slowly than the others.
+    part: u64,
     /// The bytes received in the previous epoch, and in this one.
     came: [u64; 2],
     /// The bytes of its last allowance.
@@ -137,6 +151,7 @@ impl Regulator {
             busy_since_ns: 0,
             weights: [0; 2],
             most: [0; 2],
+            busy: [(0, 0); 2],
             open: 0,
         }
     }
@@ -157,7 +172,14 @@ impl Regulator {
     pub fn open(&mut self) -> Regulated {
         self.open += 1;
         self.weights[1] += WHOLE;
-        Regulated { is_open: true, epoch: self.epoch, weight: WHOLE, ..Regulated::default() }
+        Regulated {
+            is_open: true,
+            is_new: true,
+            epoch: self.epoch,
+            weight: WHOLE,
+            part: WHOLE,
+            ..Regulated::default()
+        }
     }
 
     /// Removes a producer.
@@ -179,7 +201,7 @@ impl Regulator {
         if self.is_off() {
             return;
         }
-        regulated.advance(self.epoch);
+        self.enter_epoch(regulated);
         regulated.came[1] += bytes;
         self.most[1] = self.most[1].max(regulated.came[1]);
         regulated.sizes.add(messages, bytes);
@@ -234,6 +256,36 @@ impl Regulator {
         self.epoch = self.epoch.wrapping_add(if is_next { 1 } else { 2 });
         (self.weights, self.most) =
             if is_next { ([self.weights[1], 0], [self.most[1], 0]) } else { ([0, 0], [0, 0]) };
+        self.busy = [self.busy[1], (0, 0)];
+    }
+
+    /// Lets a producer enter the present epoch.
+    #[inline]
+    fn enter_epoch(&mut self, regulated: &mut Regulated) {
+        if regulated.epoch != self.epoch {
+            let is_next = regulated.epoch.wrapping_add(1) == self.epoch;
+            regulated.part = self.part(regulated, is_next);
+            regulated.is_new = false;
+            regulated.came = [if is_next { regulated.came[1] } else { 0 }, 0];
+            (regulated.epoch, regulated.weight) = (self.epoch, 0);
+        }
+    }
+
+    /// Returns the part of the share that a producer gets in the present epoch, after what it sent in its last one.
+    /// `is_next` tells whether that was the previous epoch.
+    fn part(&mut self, regulated: &Regulated, is_next: bool) -> u64 {
+        let part = regulated.part;
+        if !is_next || regulated.is_new || regulated.weight <= WHOLE / 2 {
+            return WHOLE.clamp(part.saturating_sub(PART_STEP), part + PART_STEP);
+        }
+        let came = regulated.came[1];
+        self.busy[1].0 += 1;
+        self.busy[1].1 += came;
+        let (producers, bytes) = self.busy[0];
+        let mean = bytes.checked_div(producers).unwrap_or(came).max(1);
+        let (more, less) = (mean.saturating_sub(came), came.saturating_sub(mean));
+        let step = |bytes: u64| (WHOLE * bytes / mean.max(came) / 8).min(PART_STEP);
+        (part + step(more)).saturating_sub(step(less)).clamp(PART_MIN, PART_MAX)
     }
 
     /// Returns whether a few producers have no more than the minimum. Then commits may take longer than before.
@@ -279,7 +331,7 @@ impl Regulator {
         if self.is_off() {
             return u64::MAX;
         }
-        regulated.advance(self.epoch);
+        self.enter_epoch(regulated);
         if 2 * used > regulated.allowed {
             self.pace.handle_limited();
         }
@@ -288,7 +340,7 @@ impl Regulator {
         let fewest = LEAST_MESSAGES.min(16 * LEAST_BYTES / mean_x16).max(1);
         let least = fewest * mean_x16 / 16;
         let crowded = if self.pace.is_shard_busy() { BUSY_LEAST_BYTES } else { 0 };
-        let share = self.share().max(crowded).max(least).max(1);
+        let share = (self.share() * regulated.part / WHOLE).max(crowded).max(least).max(1);
         let reachable = self.pace.probed(share).max(least).max(1);
         let weight = (WHOLE * used.min(reachable) / reachable).max(self.traffic(regulated)).max(1);
         if weight > regulated.weight {
@@ -300,18 +352,6 @@ impl Regulator {
         regulated.allowed = bytes.max(least);
         let bytes = self.pace.probed(bytes);
         (16 * bytes / mean_x16).max(fewest)
-    }
-}
-
-impl Regulated {
-    /// Enters the present epoch.
-    #[inline]
-    fn advance(&mut self, epoch: u32) {
-        if self.epoch != epoch {
-            let is_next = self.epoch.wrapping_add(1) == epoch;
-            self.came = [if is_next { self.came[1] } else { 0 }, 0];
-            (self.epoch, self.weight) = (epoch, 0);
-        }
     }
 }
 

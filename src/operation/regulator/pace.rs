@@ -163,7 +163,8 @@ impl Pace {
             was_starved: self.starved > STARVED_MAX,
         };
         let rate = bytes_per_sec(window.bytes, length_ns);
-        let was_used = bytes_within(rate, commits.mean_ns) >= self.under_way_max / 2;
+        let least_used = if self.rate() == 0 { 0 } else { self.measured() / 2 };
+        let was_used = bytes_within(rate, commits.mean_ns) >= least_used;
         let was_saturated = !commits.was_idle && was_used && self.commit.are_waiting(&commits);
         let had_room = window.idle_ns > length_ns / 2 || self.commit.are_short(&commits);
         let was_probing = self.commit.is_probing();
@@ -174,7 +175,8 @@ impl Pace {
             true => BUSY_WINDOWS,
             false => self.busy.saturating_sub(1),
         };
-        self.commit.end_window(&commits, was_saturated, !is_crowded);
+        let had_less = was_probing && rate < self.rate() / 2;
+        self.commit.end_window(&commits, was_saturated, had_less, !is_crowded);
         let is_measured = was_saturated || is_first || self.within_delay(rate) > self.measured();
         // The rate of a probe is what the probe let through.
         if is_measured && !was_probing {
@@ -183,7 +185,7 @@ impl Pace {
             let (bytes, ns) = if commits.mean_ns > WINDOW_NS / 2 { self.before } else { (0, 0) };
             self.rates[RATES - 1] = bytes_per_sec(window.bytes + bytes, length_ns + ns);
         }
-        self.before = (window.bytes, length_ns);
+        self.before = if was_probing || commits.was_idle { (0, 0) } else { (window.bytes, length_ns) };
         self.doublings = match (was_saturated, window.is_limited) {
             _ if was_probing => self.doublings,
             (true, _) => self.doublings.saturating_sub(2),

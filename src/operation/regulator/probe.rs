@@ -12,6 +12,10 @@ const WAIT: u32 = 20;
 /// The largest number of windows between probes that find nothing.
 const WAIT_MAX: u32 = 32 * WAIT;
 
+/// The windows in which a probe waits until what was allowed before is committed. After a stall of a minute, it does not
+/// wait for a minute.
+const WINDOWS_MAX: u64 = 10;
+
 /// The state of the probes.
 #[derive(Debug)]
 pub(super) struct Probe {
@@ -70,7 +74,7 @@ impl Probe {
             self.long = 0;
             (self.before_ns, self.least_ns) = (commit_ns, commit_ns);
             // What was allowed before is committed before the last window.
-            self.left = drains_ns.div_ceil(WINDOW_NS) as u32 + 1;
+            self.left = drains_ns.div_ceil(WINDOW_NS).min(WINDOWS_MAX) as u32 + 1;
         }
         None
     }

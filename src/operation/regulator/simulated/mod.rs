@@ -67,8 +67,10 @@ struct Disk {
     reads_per_sec: u64,
     /// Whether something else keeps the shard busy.
     busy_besides: bool,
-    /// The least and the most time from the end of a round to its answer, whatever is under way.
+    /// The least and the most time from the end of a round to its answer, whatever is under way, and until when answers
+    /// take that.
     answers_after_ns: (u64, u64),
+    answers_late_until_ns: u64,
 }
 
 impl Disk {
@@ -80,10 +82,14 @@ impl Disk {
         reads_per_sec: u64::MAX,
         busy_besides: false,
         answers_after_ns: (0, 0),
+        answers_late_until_ns: u64::MAX,
     };
 
     /// Returns when a round that ends at this time is answered.
     fn answers_at(&self, ends_ns: u64) -> u64 {
+        if ends_ns >= self.answers_late_until_ns {
+            return ends_ns;
+        }
         let (least, most) = self.answers_after_ns;
         // The multiplier of splitmix64 spreads times over the range.
         let spread = u128::from(ends_ns.wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -339,6 +345,18 @@ fn a_crowd_stretches_the_delay_and_shares_fairly() {
 }
 
 #[test]
+fn producers_that_are_served_more_slowly_get_more_credit() {
+    // Without that, the first half would send twice as much.
+    let kinds = [50_000, 3 * MS].map(|round_trip_ns| Kind { round_trip_ns, ..Kind::closed_loop(8) });
+    let seen = run(5 * MS, Disk::FAST, &kinds, 8 * SECOND);
+    let (most, least) = (seen.messages.iter().max().unwrap(), seen.messages.iter().min().unwrap());
+    assert!(*most as f64 / *least as f64 <= 1.5, "{most} and {least} messages");
+    let after = (SECOND, 8 * SECOND);
+    assert!(seen.rate(after) > 5.1e6, "{} messages a second", seen.rate(after));
+    assert!(seen.delay_ms(0.99, after) < 9.0, "{} ms", seen.delay_ms(0.99, after));
+}
+
+#[test]
 fn a_crowd_that_starts_together_is_held_from_the_start() {
     let seen = settled(TARGET, Disk::FAST, &[Kind::closed_loop(1_000)]);
     let start = (0, SECOND);
@@ -404,6 +422,41 @@ fn after_a_slow_start_the_delay_comes_down_to_the_target() {
 }
 
 #[test]
+fn after_commits_that_varied_the_delay_comes_down_to_the_target() {
+    for least_ns in [MS / 2, MS] {
+        let cluster = Disk {
+            bytes_per_sec: 150_000_000,
+            answers_after_ns: (least_ns, 50 * MS),
+            answers_late_until_ns: 4 * SECOND,
+            ..Disk::FAST
+        };
+        let seen = run(5 * MS, cluster, &[Kind::closed_loop(16)], 12 * SECOND);
+        let after = (11 * SECOND, 12 * SECOND);
+        assert!(seen.delay_ms(0.5, after) < 10.0, "{least_ns}: {} ms", seen.delay_ms(0.5, after));
+        assert!(seen.rate(after) > 1.2e6, "{} messages a second", seen.rate(after));
+    }
+}
+
+#[test]
+fn producers_that_bound_themselves_do_not_hide_a_slower_disk() {
+    let slower = Disk { bytes_per_sec: 300_000_000, becomes: (SECOND, 30_000_000, 200_000), ..Disk::FAST };
+    let bounded = Kind { in_flight: 1_800, ..Kind::closed_loop(8) };
+    let seen = run(5 * MS, slower, &[bounded], 6 * SECOND);
+    let after = (5 * SECOND, 6 * SECOND);
+    // All that they keep in flight takes 48 ms.
+    assert!(seen.delay_ms(0.99, after) < 40.0, "{} ms", seen.delay_ms(0.99, after));
+}
+
+#[test]
+fn large_messages_are_not_taken_for_slow_commits() {
+    let large = Kind { batch: 1, bytes: 250_000, ..Kind::closed_loop(16) };
+    let seen = run(5 * MS, Disk::FAST, &[large], 6 * SECOND);
+    let after = (4 * SECOND, 6 * SECOND);
+    // One message of each is the least.
+    assert!(seen.delay_ms(0.5, after) < 9.0, "{} ms", seen.delay_ms(0.5, after));
+}
+
+#[test]
 fn an_idle_store_allows_no_more_if_nobody_needs_it() {
     let quiet = Kind { batch: 1, in_flight: 10, round_trip_ns: 10 * MS, ..Kind::closed_loop(10) };
     let mut regulator = Regulator::new(Duration::from_nanos(TARGET));
@@ -458,20 +511,18 @@ fn a_crowd_on_a_slower_disk_waits_for_no_more_than_the_minimum() {
 #[test]
 fn a_store_whose_commits_vary_is_not_taken_for_a_slow_one() {
     let (near_ns, far_ns) = (50_000, 50 * MS);
-    for answers_after_ns in [(5 * MS, 50 * MS), (MS, 50 * MS), (MS, 20 * MS)] {
+    for answers_after_ns in [(5 * MS, 50 * MS), (MS, 50 * MS), (MS / 2, 50 * MS)] {
         let cluster = Disk { bytes_per_sec: 150_000_000, answers_after_ns, ..Disk::FAST };
-        for (count, round_trip_ns, least) in
-            [(1, near_ns, 0.6), (4, near_ns, 0.6), (16, near_ns, 0.6), (1, far_ns, 0.6), (4, far_ns, 0.3)]
-        {
+        for (count, round_trip_ns) in [(1, near_ns), (4, near_ns), (16, near_ns), (1, far_ns), (4, far_ns)] {
             let kinds = [Kind { round_trip_ns, ..Kind::closed_loop(count) }];
             let settled = (2 * SECOND, 6 * SECOND);
             let of = |target_ns| run(target_ns, cluster, &kinds, settled.1);
             let (seen, without) = (of(5 * MS), of(0));
             let (rate, most) = (seen.rate(settled), without.rate(settled));
             let case = format!("{count} at {round_trip_ns} ns, {answers_after_ns:?}");
-            assert!(rate > least * most, "{case}: {rate} of {most} messages a second");
+            assert!(rate > 0.5 * most, "{case}: {rate} of {most} messages a second");
             // Without the law, 16 near producers wait for 700 ms.
-            assert!(seen.delay_ms(0.99, settled) < 250.0, "{case}: {} ms", seen.delay_ms(0.99, settled));
+            assert!(seen.delay_ms(0.99, settled) < 400.0, "{case}: {} ms", seen.delay_ms(0.99, settled));
         }
     }
 }
