@@ -59,6 +59,9 @@ async def checked(server, checks):
         await checks
         bytes_shown = server.check_secrets()
         assert server.audit(), "the audit log is empty"
+    except Exception:
+        print("".join(server.written[-40:]), file=sys.stderr)
+        raise
     finally:
         server.stop()
     print(f"  none of {canary.count():,} parts of secrets in {bytes_shown:,} bytes that the server has written and shows")

@@ -9,8 +9,8 @@ from millstream import ROLES, SUBPROTOCOL, Millstream
 from providers import in_thread
 from streaming import CONTINUE, FORBIDDEN, UNAUTHORIZED, Consume, Produce, closed, refusal
 
-# Keystone takes 100 ms to validate a token, and the server asks again about each that it remembers.
-RECHECK_SECONDS = 3
+# Keystone takes 100 ms or more to validate a token, one after the other, and the server asks again about each that it remembers.
+RECHECK_SECONDS = 6
 # How soon after its recheck a credential must have ended.
 GRACE_SECONDS = 5
 # How long Keystone does not answer, and how long a newcomer may wait then.
