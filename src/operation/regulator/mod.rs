@@ -42,12 +42,14 @@
 //! | `commit` | how long commits take while little is under way, and so how long one may wait |
 //! | `pace` | the pace of the store, and what all producers together may have under way |
 //! | `probe` | when to look for the shortest commit of a busy store |
+//! | `rate` | the rate at which the store commits when it is the bound |
 //! | `sizes` | the mean size of messages |
 //! | `trial` | whether twice as much under way brought more |
 
 mod commit;
 mod pace;
 mod probe;
+mod rate;
 mod sizes;
 mod trial;
 

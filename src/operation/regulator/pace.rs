@@ -2,13 +2,12 @@
 
 use super::WINDOW_NS;
 use super::commit::{Commit, Commits};
+use super::rate::{Rate, bytes_per_sec, bytes_within};
 use super::trial::Trial;
 use crate::base::clock::Now;
 
 /// The bytes that all producers may have under way before the store is measured.
 pub(super) const UNDER_WAY_AT_FIRST: u64 = 8 << 20;
-/// The number of windows that the rate is the largest of.
-const RATES: usize = 4;
 /// The largest number of doublings while the store has room.
 const DOUBLINGS_MAX: u32 = 6;
 /// The bytes under way that doublings may reach.
@@ -24,11 +23,8 @@ const BUSY_WINDOWS: u32 = 8;
 /// The measured pace of a store.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// Bytes per second, the newest last; 0 where nothing is measured.
-    rates: [u64; RATES],
+    rate: Rate,
     window: Window,
-    /// The bytes and the length of the window before.
-    before: (u64, u64),
     commit: Commit,
     /// The batches that the store has not answered, and when their number last became 0.
     in_store: usize,
@@ -62,9 +58,8 @@ struct Window {
 impl Pace {
     pub(super) fn new(target_ns: u64) -> Self {
         Self {
-            rates: [0; RATES],
+            rate: Rate::default(),
             window: Window::default(),
-            before: (0, 0),
             commit: Commit::new(target_ns),
             in_store: 0,
             idle_since_ns: 0,
@@ -83,7 +78,7 @@ impl Pace {
 
     /// Returns the rate in bytes per second, 0 before it is measured.
     pub(super) fn rate(&self) -> u64 {
-        self.rates.iter().copied().max().unwrap_or(0)
+        self.rate.get()
     }
 
     /// Returns how long commits take while little is under way.
@@ -178,22 +173,16 @@ impl Pace {
         let had_less = was_probing && rate < self.rate() / 2;
         self.commit.end_window(&commits, was_saturated, had_less, !is_crowded);
         let is_measured = was_saturated || is_first || self.within_delay(rate) > self.measured();
-        // The rate of a probe is what the probe let through.
-        if is_measured && !was_probing {
-            self.rates.rotate_left(1);
-            // Where rounds are long, a window may hold one too many.
-            let (bytes, ns) = if commits.mean_ns > WINDOW_NS / 2 { self.before } else { (0, 0) };
-            self.rates[RATES - 1] = bytes_per_sec(window.bytes + bytes, length_ns + ns);
+        self.rate.end_window(window.bytes, &commits, is_measured, was_probing);
+        if !was_probing {
+            self.doublings = match (was_saturated, window.is_limited) {
+                (true, _) => self.doublings.saturating_sub(2),
+                _ if self.busy > 0 => self.tried(rate, had_room && window.is_limited),
+                (false, false) => self.doublings.saturating_sub(1),
+                (false, true) if had_room => (self.doublings + 1).min(DOUBLINGS_MAX),
+                (false, true) => self.doublings,
+            };
         }
-        self.before = if was_probing || commits.was_idle { (0, 0) } else { (window.bytes, length_ns) };
-        self.doublings = match (was_saturated, window.is_limited) {
-            _ if was_probing => self.doublings,
-            (true, _) => self.doublings.saturating_sub(2),
-            _ if self.busy > 0 => self.tried(rate, had_room && window.is_limited),
-            (false, false) => self.doublings.saturating_sub(1),
-            (false, true) if had_room => (self.doublings + 1).min(DOUBLINGS_MAX),
-            (false, true) => self.doublings,
-        };
         if self.busy == 0 {
             self.trial.end();
         }
@@ -226,14 +215,4 @@ impl Pace {
     fn within_delay(&self, rate: u64) -> u64 {
         bytes_within(rate, self.commit.delay_ns()).min(UNDER_WAY_LIMIT)
     }
-}
-
-/// Returns the bytes that pass at a rate within a time.
-fn bytes_within(rate: u64, ns: u64) -> u64 {
-    u64::try_from(u128::from(rate) * u128::from(ns) / 1_000_000_000).unwrap_or(u64::MAX)
-}
-
-/// Returns a rate in bytes per second, at least 1.
-fn bytes_per_sec(bytes: u64, ns: u64) -> u64 {
-    (u128::from(bytes) * 1_000_000_000 / u128::from(ns.max(1))).clamp(1, u128::from(u64::MAX)) as u64
 }
