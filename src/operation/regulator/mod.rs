@@ -343,7 +343,7 @@ impl Regulator {
         let least = fewest * mean_x16 / 16;
         let crowded = if self.pace.is_shard_busy() { BUSY_LEAST_BYTES } else { 0 };
         let share = (self.share() * regulated.part / WHOLE).max(crowded).max(least).max(1);
-        let reachable = self.pace.probed(share).max(least).max(1);
+        let reachable = self.pace.commit().probed(share).max(least).max(1);
         let weight = (WHOLE * used.min(reachable) / reachable).max(self.traffic(regulated)).max(1);
         if weight > regulated.weight {
             self.weights[1] += weight - regulated.weight;
@@ -352,7 +352,7 @@ impl Regulator {
         let lately = regulated.came[0] + regulated.came[1];
         let bytes = share.min((2 * lately).max(self.pace.under_way_max() / self.open.max(1)));
         regulated.allowed = bytes.max(least);
-        let bytes = self.pace.probed(bytes);
+        let bytes = self.pace.commit().probed(bytes);
         (16 * bytes / mean_x16).max(fewest)
     }
 }

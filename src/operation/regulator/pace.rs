@@ -96,11 +96,6 @@ impl Pace {
         self.busy > 0
     }
 
-    /// Returns what a producer may have under way of this allowance, in bytes: less during a probe.
-    pub(super) fn probed(&self, bytes: u64) -> u64 {
-        self.commit.probed(bytes)
-    }
-
     /// Counts time for which the shard worked, in nanoseconds.
     pub(super) fn handle_busy(&mut self, nanos: u64) {
         self.window.busy_ns += nanos;

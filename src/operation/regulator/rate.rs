@@ -21,8 +21,8 @@ impl Rate {
         self.recent.iter().copied().max().unwrap_or(0)
     }
 
-    /// Ends a window in which so many bytes were committed. `is_measured` tells whether it shows the rate of the store,
-    /// and `was_probing` whether a probe held it back.
+    /// Ends a window. The store committed `bytes` in it. `is_measured` tells whether that shows the rate of the store,
+    /// and `was_probing` whether a probe held the store back.
     pub(super) fn end_window(&mut self, bytes: u64, commits: &Commits, is_measured: bool, was_probing: bool) {
         let length_ns = commits.length_ns;
         if is_measured && !was_probing {
