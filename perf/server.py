@@ -1,7 +1,9 @@
 """Starts and stops a server for a measurement, for the scripts in this directory."""
 
+import contextlib
 import os
 import pathlib
+import random
 import re
 import resource
 import socket
@@ -22,8 +24,10 @@ def build(*arguments):
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """A free port that the kernel gives to nobody on its own: below net.ipv4.ip_local_port_range."""
+    while True:
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", random.randrange(10_000, 32_000))) as listener:
+            return listener.getsockname()[1]
 
 
 class Server:

@@ -535,7 +535,8 @@ fn a_passed_socket_speaks_tls() {
     command.args(["-c", script, BINARY]).env("LISTEN_FDNAMES", "listen:tls_listen");
     command.stdin(OwnedFd::from(listen)).stdout(OwnedFd::from(secure));
     let pair = files.pair("server");
-    let set = ["--cores", "0", "--tls-listen", "127.0.0.1:0", "--tls-certificates", &pair];
+    let free = "127.0.0.1:0";
+    let set = ["--cores", "0", "--tls-listen", free, "--control-listen", free, "--tls-certificates", &pair];
     let server = Server::start_by(command, &set);
     assert_eq!(secure_port(&server), port);
     Producer::begin(files.connect(&server), "passed").produce(1);

@@ -1,8 +1,10 @@
 //! Real Kafka brokers, started by `perf/kafka`. They end with the process that started them.
 #![allow(dead_code)]
 
+#[path = "ports.rs"]
+mod ports;
+
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -68,7 +70,7 @@ impl Brokers {
                 &count.to_string(),
                 "--attached",
                 "--port",
-                &free_ports(2 * count + 1).to_string(),
+                &ports::free(2 * count as u16 + 1).to_string(),
                 "--dir",
             ])
             .arg(&directory)
@@ -154,19 +156,4 @@ impl Drop for Brokers {
         // The script ends the brokers before it ends.
         let _ = self.script.wait();
     }
-}
-
-/// Returns the first of `count` consecutive free ports.
-fn free_ports(count: usize) -> u16 {
-    for _ in 0..10_000 {
-        let first = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let port = first.local_addr().expect("it is bound").port();
-        let rest: Vec<_> = (1..count as u16)
-            .filter_map(|offset| TcpListener::bind(("127.0.0.1", port.checked_add(offset)?)).ok())
-            .collect();
-        if rest.len() + 1 == count {
-            return port;
-        }
-    }
-    panic!("no {count} ports in a row are free");
 }

@@ -2,11 +2,12 @@
 #![allow(dead_code)]
 
 pub mod originator;
+pub mod ports;
 pub mod zaqar;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -88,7 +89,7 @@ impl Server {
             while matches!(writer.write(&vec![b'\n'; size]), Ok(1..)) {}
         }
         writer.set_nonblocking(false).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free(1);
         let child = Command::new(BINARY)
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--control-listen", "off"])
             .args(arguments)

@@ -3,7 +3,6 @@
 #![allow(dead_code)]
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use std::thread::JoinHandle;
 
 use millstream::pb::{ProduceResponse, ProduceSetupResponse};
 
-use crate::common::{BINARY, Client, Server, append, code, eventually, originator, request};
+use crate::common::{BINARY, Client, Server, append, code, eventually, originator, ports, request};
 
 /// A server that can be restarted at the same port.
 pub struct Service {
@@ -30,7 +29,7 @@ impl Service {
     /// Starts a server whose clients speak TLS. The directory holds its certificate.
     pub fn start_secure(arguments: &[&str], directory: &Path) -> Self {
         let (pair, _) = originator::certificate(directory);
-        let port = free_port();
+        let port = ports::free(1);
         let listen = format!("127.0.0.1:{port}");
         let secure = ["--tls-listen", &listen, "--tls-certificates", &pair];
         let certificate = directory.join("cert.pem");
@@ -39,7 +38,7 @@ impl Service {
     }
 
     fn start_with(arguments: &[&str], secure: Option<[String; 4]>) -> Self {
-        let listen = format!("127.0.0.1:{}", free_port());
+        let listen = format!("127.0.0.1:{}", ports::free(1));
         let base = ["--listen", &listen, "--control-listen", "127.0.0.1:0"];
         let arguments = [&base[..], arguments].concat();
         let arguments = arguments.into_iter().map(str::to_owned).collect();
@@ -70,10 +69,6 @@ impl Service {
         server.signal("KILL");
         server.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// `millstream produce`, fed with numbers as fast as it reads them.
