@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 #[path = "ports.rs"]
+#[allow(clippy::duplicate_mod)]
 mod ports;
 
 use std::io::{BufRead, BufReader};

@@ -16,7 +16,7 @@
 //! | `attributes/` | the attributes of queues, in a topic of their own |
 //! | **appends** | |
 //! | `appends` | a shard's appends, and the fence after a failure |
-//! | `producer` | appends on their way into Kafka |
+//! | `producer`, `starts` | appends on their way into Kafka; partitions that have stored none yet |
 //! | **fetches** | |
 //! | `fetches` | where each fetch goes |
 //! | `tails` | the ends of partitions |
@@ -66,6 +66,7 @@ mod reader;
 mod readers;
 mod secret;
 mod settings;
+mod starts;
 mod stay;
 mod tails;
 mod tokens;

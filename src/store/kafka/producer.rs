@@ -1,5 +1,5 @@
 //! Appends on their way into Kafka: one producing client, the records that it has not reported yet, and those
-//! that wait for room in it.
+//! that wait for room in it, or for the first record of their partition.
 //!
 //! An append is complete when all its records have delivery reports. librdkafka reads the payloads inside the
 //! append's batch, which is kept until the last report.
@@ -15,6 +15,7 @@ use super::header::{HEADER, Header, Packed};
 use super::layout::{Layout, pack};
 use super::native::{Handle, Queue, Report, Reports, Scratch, Trouble};
 use super::news::News;
+use super::starts::{Starts, Turn};
 use super::topics::TopicInfo;
 use crate::base::batch::{Batch, Record};
 use crate::base::millis::Millis;
@@ -55,8 +56,10 @@ struct InFlight<T> {
     /// The position of the first record that librdkafka has not taken. `None` once it has taken all, or gets
     /// no more.
     rest: Option<usize>,
-    /// Whether its slot is in `Producer::waiting`.
+    /// Whether its slot is in `Producer::waiting` or in `Producer::starts`.
     is_waiting: bool,
+    /// Whether the first record of its partition is on its way, which is the only one that librdkafka has of it.
+    is_first: bool,
     /// The number of records that librdkafka has taken.
     records: u32,
     /// The number of these without a report. Invariant: at most `records`.
@@ -65,6 +68,16 @@ struct InFlight<T> {
     least: i64,
     most: i64,
     failed: Option<Trouble>,
+}
+
+/// What librdkafka has got of an append.
+enum Submitted {
+    /// All of its records that it shall get.
+    All,
+    /// Not all: it has no room.
+    Part,
+    /// Nothing, or the first record of a partition. `Producer::starts` keeps the append.
+    First,
 }
 
 /// The producing client of a shard, and its appends.
@@ -80,6 +93,8 @@ pub(super) struct Producer<T> {
     free: Vec<usize>,
     /// The slots of appends that librdkafka has not fully taken, in order.
     waiting: VecDeque<usize>,
+    /// The partitions to which the client has sent records, and the slots of appends that wait for a first one.
+    starts: Starts,
     scratch: Scratch,
     done: VecDeque<Outcome<T>>,
 }
@@ -93,6 +108,7 @@ impl<T: Copy> Producer<T> {
             slots: Vec::new(),
             free: Vec::new(),
             waiting: VecDeque::new(),
+            starts: Starts::default(),
             scratch: Scratch::default(),
             done: VecDeque::new(),
         }
@@ -100,6 +116,8 @@ impl<T: Copy> Producer<T> {
 
     /// Creates the client from its handle.
     pub(super) fn connect(&mut self, handle: Handle, news: &Arc<News>) {
+        debug_assert!(!self.starts.is_waiting(), "the client before has reported everything");
+        self.starts = Starts::default();
         self.client = Client::new(handle, news);
         self.is_broken = false;
         self.submit_waiting();
@@ -121,6 +139,7 @@ impl<T: Copy> Producer<T> {
             append,
             rest: Some(0),
             is_waiting: true,
+            is_first: false,
             records: 0,
             open: 0,
             least: i64::MAX,
@@ -147,24 +166,31 @@ impl<T: Copy> Producer<T> {
     /// Passes waiting records to librdkafka while it has room.
     pub(super) fn submit_waiting(&mut self) {
         while let Some(slot) = self.waiting.front().copied() {
-            if !self.submit(slot) {
-                return;
+            match self.submit(slot) {
+                Submitted::Part => return,
+                Submitted::First => drop(self.waiting.pop_front()),
+                Submitted::All => {
+                    self.waiting.pop_front();
+                    self.end_waiting(slot);
+                }
             }
-            self.waiting.pop_front();
-            if let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) {
-                one.is_waiting = false;
-            }
-            self.finish(slot);
         }
     }
 
-    /// Passes the records of an append to librdkafka. Returns false if it has no room for all of them.
-    fn submit(&mut self, slot: usize) -> bool {
-        let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return true };
-        if one.rest.is_none() {
-            return true;
+    fn end_waiting(&mut self, slot: usize) {
+        if let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) {
+            one.is_waiting = false;
         }
-        let Some(client) = self.client.as_mut().filter(|_| !self.is_broken) else { return false };
+        self.finish(slot);
+    }
+
+    /// Passes the records of an append to librdkafka.
+    fn submit(&mut self, slot: usize) -> Submitted {
+        let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return Submitted::All };
+        if one.rest.is_none() {
+            return Submitted::All;
+        }
+        let Some(client) = self.client.as_mut().filter(|_| !self.is_broken) else { return Submitted::Part };
         let info = &one.append.topic;
         let queue = one.append.partition.queue;
         let topic = match client.topics.get(&client.handle, queue, info) {
@@ -172,9 +198,14 @@ impl<T: Copy> Producer<T> {
             Err(trouble) => {
                 one.failed = Some(trouble);
                 one.rest = None;
-                return true;
+                return Submitted::All;
             }
         };
+        let is_first = match self.starts.turn(one.append.partition, slot) {
+            Turn::Later => return Submitted::First,
+            turn => turn == Turn::First,
+        };
+        let at_once = if is_first { 1 } else { RECORDS_AT_ONCE };
         let batch = &one.append.batch;
         let header = Header {
             ttl_secs: Some(batch.ttl_secs())
@@ -183,13 +214,13 @@ impl<T: Copy> Producer<T> {
             packed: None,
         };
         let partition = one.append.partition.partition;
-        let mut records: Vec<Record<'_>> = Vec::with_capacity(RECORDS_AT_ONCE);
+        let mut records: Vec<Record<'_>> = Vec::with_capacity(at_once);
         while let Some(from) = one.rest {
             records.clear();
             let mut position = from;
             let header = match info.layout {
                 Layout::Plain => {
-                    while records.len() < RECORDS_AT_ONCE
+                    while records.len() < at_once
                         && let Some((next, record)) = batch.record_at(position)
                     {
                         records.push(record);
@@ -223,22 +254,29 @@ impl<T: Copy> Producer<T> {
                 Err(_) if taken == 0 && client.handle.has_failed() => {
                     self.is_broken = true;
                     client.handle.purge();
-                    return false;
+                    return Submitted::Part;
                 }
                 Err(trouble) => {
                     one.failed.get_or_insert(trouble);
                     one.rest = None;
                 }
-                Ok(()) if taken == records.len() => one.rest = Some(position),
+                Ok(()) if taken == records.len() => {
+                    one.rest = Some(position);
+                    if is_first {
+                        one.is_first = true;
+                        self.starts.begin(one.append.partition, slot);
+                        return Submitted::First;
+                    }
+                }
                 Ok(()) => {
                     // A packed record has its own call, so here it was not taken.
                     one.rest =
                         Some((0..taken).fold(from, |at, _| batch.record_at(at).map_or(at, |(next, _)| next)));
-                    return false;
+                    return Submitted::Part;
                 }
             }
         }
-        true
+        Submitted::All
     }
 
     /// Handles delivery reports. librdkafka has room for other records once `reports` is dropped.
@@ -259,27 +297,34 @@ impl<T: Copy> Producer<T> {
 
     /// Fails waiting appends of which librdkafka has no records.
     fn give_up(&mut self, why: &'static str, is_meant: impl Fn(&InFlight<T>) -> bool) {
-        for slot in &self.waiting {
-            if let Some(one) = self.slots.get_mut(*slot).and_then(Option::as_mut)
-                && one.records == 0
-                && one.rest.is_some()
-                && is_meant(one)
-            {
+        let mut give_up = |slot: usize| {
+            let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return false };
+            let is_meant = one.records == 0 && one.rest.is_some() && is_meant(one);
+            if is_meant {
                 one.failed = Some(Trouble::ours(why));
                 one.rest = None;
             }
+            is_meant
+        };
+        for slot in &self.waiting {
+            give_up(*slot);
+        }
+        for slot in self.starts.take(give_up) {
+            self.end_waiting(slot);
         }
     }
 
     /// Returns whether appends wait for a client or for room.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || self.starts.is_waiting()
     }
 
     fn handle_report(&mut self, report: Report) {
         let Some(one) = self.slots.get_mut(report.opaque).and_then(Option::as_mut) else { return };
         debug_assert!((1..=one.records).contains(&one.open), "{} of {} records open", one.open, one.records);
         one.open -= 1;
+        let first = std::mem::take(&mut one.is_first).then_some(one.append.partition);
+        let is_stored = matches!(report.result, Ok(offset) if offset >= 0);
         match report.result {
             Ok(offset) if offset >= 0 => {
                 one.least = one.least.min(offset);
@@ -302,6 +347,10 @@ impl<T: Copy> Producer<T> {
         }
         if one.open == 0 {
             self.finish(report.opaque);
+        }
+        if let Some(partition) = first {
+            let waited = self.starts.end(partition, is_stored);
+            waited.into_iter().rev().for_each(|slot| self.waiting.push_front(slot));
         }
     }
 
@@ -331,6 +380,7 @@ impl<T: Copy> Producer<T> {
         if let Some(client) = &mut self.client {
             client.topics.forget(queue);
         }
+        self.starts.forget(queue);
     }
 
     /// Handles a fatal error: the client does nothing more, and everything on its way fails. Once that is

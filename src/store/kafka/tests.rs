@@ -471,6 +471,38 @@ fn messages_without_an_offset_do_not_count_as_stored() {
     );
 }
 
+#[test]
+fn a_partition_gets_nothing_more_until_it_has_stored_its_first_record() {
+    let refused = Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    // A broker that does not know a new partition yet.
+    let unknown = Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    for (errors, failing) in [(vec![unknown], 0), (vec![refused, unknown], 1), (vec![refused; 3], 3)] {
+        let Lone { config, bounds, .. } = Lone::on_nothing();
+        // Each record has a request of its own.
+        let (mock, lone, mut store, partition) = mocked(Settings { batch_bytes: 1, ..config }, bounds);
+        for broker in 1..=3 {
+            mock.broker_round_trip_time(broker, Duration::from_millis(30)).unwrap();
+        }
+        mock.request_errors(RDKafkaApiKey::Produce, &errors);
+        for token in 1..=4 {
+            lone.append(&mut store, partition, token, &[b"one", b"two"]);
+        }
+        let mut end = Offset::ZERO;
+        for expected in 1..=4 {
+            let Completion::Appended { token, result } = lone.next(&mut store) else { panic!("an append") };
+            assert_eq!(token, expected);
+            if token <= failing {
+                assert!(matches!(result, Err(StoreFault::Unavailable(_))), "{token}: {result:?}");
+                continue;
+            }
+            let range = result.unwrap().unwrap();
+            assert_eq!(range, end..end.saturating_add(2), "{token}");
+            end = range.end;
+        }
+        assert!(store.appends.is_idle(), "nothing is left behind");
+    }
+}
+
 /// The most messages that the producer of the next two tests takes.
 const FEW: usize = 1_000;
 
