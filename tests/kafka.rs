@@ -197,6 +197,42 @@ fn what_an_operator_sets_on_one_server_counts_on_all() {
 }
 
 #[test]
+fn a_client_of_zaqar_lists_the_queues_that_other_servers_made() {
+    let Some(brokers) = broker() else { return };
+    let start = || serve(&brokers.addresses, 1, &["--cores", "0-1"]);
+    let names = |answer: &Value| -> Vec<String> {
+        let queues = answer["queues"].as_array().unwrap().iter();
+        queues.map(|queue| queue["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let (one, other) = (start(), start());
+    let mut maker = Zaqar::connect(&one).of_project("listing");
+    for queue in ["a", "b.c_d", "e"] {
+        maker.get(201, "queue_create", json!({"queue_name": queue, "metadata": {"of": queue}}));
+    }
+    assert_eq!(names(&maker.get(200, "queue_list", json!({}))), ["a", "b.c_d", "e"], "at once");
+    maker.post("used", &[json!(1)]);
+    assert_eq!(one.stop(), 0);
+    let mut reader = Zaqar::connect(&other).of_project("listing");
+    let all = eventually("the list", || {
+        let all = names(&reader.get(200, "queue_list", json!({})));
+        (all.len() == 4).then_some(all)
+    });
+    assert_eq!(all, ["a", "b.c_d", "e", "used"]);
+    // A server that has opened none of them.
+    let late = start();
+    let mut reader = Zaqar::connect(&late).of_project("listing");
+    let page = json!({"marker": "a", "limit": 2, "detailed": true});
+    let answer = reader.get(200, "queue_list", page);
+    assert_eq!(names(&answer), ["b.c_d", "e"]);
+    assert_eq!(answer["queues"][0]["metadata"]["of"], "b.c_d", "{answer}");
+    assert_eq!(answer["queues"][1]["metadata"]["of"], "e", "{answer}");
+    assert_eq!(names(&reader.get(200, "queue_list", json!({"marker": "e"}))), ["used"]);
+    let mut stranger = Zaqar::connect(&late).of_project("listing-2");
+    assert_eq!(names(&stranger.get(200, "queue_list", json!({}))), [""; 0]);
+    [other, late].into_iter().for_each(|server| assert_eq!(server.stop(), 0));
+}
+
+#[test]
 fn clients_of_zaqar_post_read_and_subscribe_and_hear_what_kafka_cannot() {
     let Some(brokers) = broker() else { return };
     let [one, other] = [(); 2].map(|()| serve(&brokers.addresses, 1, &["--cores", "0-1"]));

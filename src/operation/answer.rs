@@ -80,7 +80,7 @@ pub enum Answer {
         /// How many parts there are.
         of: u16,
         /// The queues whose home the shard is, by name.
-        queues: Vec<ListedQueue>,
+        queues: Result<Vec<ListedQueue>, StoreFault>,
     },
     /// One shard's part of the answer to `Order::Subscriptions`.
     Subscriptions {
@@ -116,8 +116,8 @@ pub struct Login {
 pub struct ListedQueue {
     /// Its name.
     pub name: QueueName,
-    /// Its attributes.
-    pub attributes: Attributes,
+    /// Its attributes. `None` if the shard has to open the queue to know them.
+    pub attributes: Option<Attributes>,
 }
 
 /// A subscription of a connection to a queue.

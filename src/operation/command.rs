@@ -198,16 +198,7 @@ pub enum Order {
     /// Delete a queue. Answered by [`Answer::Deleted`](super::Answer::Deleted).
     Delete(FullName),
     /// List queues of a project by name. Each shard answers with an [`Answer::Listed`](super::Answer::Listed).
-    List {
-        /// The project.
-        project: Project,
-        /// The queues behind this text, as names are sorted; empty: from the first on.
-        after: Box<str>,
-        /// The most queues of each shard.
-        limit: usize,
-        /// Only the queues on which this grant gives a right.
-        of: Option<Arc<Grant>>,
-    },
+    List(QueuesWanted),
     /// Find the subscriptions of connections to a queue, or end them. Each shard answers with an
     /// [`Answer::Subscriptions`](super::Answer::Subscriptions).
     Subscriptions {
@@ -216,6 +207,26 @@ pub enum Order {
         /// What is wanted.
         what: SubscriptionOrder,
     },
+}
+
+/// Which queues a list has.
+#[derive(Clone, Debug)]
+pub struct QueuesWanted {
+    /// Those of this project.
+    pub project: Project,
+    /// Those behind this text, as names are sorted; empty: from the first on.
+    pub after: Box<str>,
+    /// The most queues of each shard.
+    pub limit: usize,
+    /// Only those on which this grant gives a right.
+    pub of: Option<Arc<Grant>>,
+}
+
+impl QueuesWanted {
+    /// Returns whether the client may know that this queue of the project exists.
+    pub fn shows(&self, name: &QueueName) -> bool {
+        self.of.as_ref().is_none_or(|of| of.knows(name.as_str()))
+    }
 }
 
 /// What an operation wants of the subscriptions to a queue.
@@ -236,7 +247,7 @@ impl Order {
             | Self::Delete(name)
             | Self::Subscriptions { name, what: SubscriptionOrder::End(_) } => Some(name),
             Self::Wish(_, Wish::Find)
-            | Self::List { .. }
+            | Self::List(_)
             | Self::Subscriptions { what: SubscriptionOrder::Find, .. } => None,
         }
     }

@@ -48,7 +48,7 @@ pub use answer::{Answer, ListedQueue, Login, SubscriptionInfo};
 pub use claim::{
     ByClaim, Claim, ClaimEnd, ClaimId, ClaimRequest, ClaimTerms, LostClaim, News, Outgoing, Ranges, UNAWAITED,
 };
-pub use command::{Command, OperationId, Order, SubscriptionOrder, Target};
+pub use command::{Command, OperationId, Order, QueuesWanted, SubscriptionOrder, Target};
 pub use consume::{Beginning, Consume, Form, Gathered, Marked, Run};
 pub use credit::{ReceiveWindow, SendWindow};
 pub use fates::{Fate, StoredAt};

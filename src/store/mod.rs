@@ -188,6 +188,8 @@ pub enum Request<T: Asker> {
     List {
         /// Returned with the completion.
         token: T::Change,
+        /// How old the answer may be.
+        age: Millis,
     },
     /// Lease messages that can be claimed now. Completes without a grant if there are none: then
     /// [`Request::Watch`] tells when there may be some.
@@ -337,8 +339,8 @@ pub enum Completion<T: Asker> {
     Listed {
         /// The token of the request.
         token: T::Change,
-        /// All queues, with their numbers of partitions.
-        result: Result<Vec<(FullName, u16)>, StoreFault>,
+        /// All queues, with their numbers of partitions, sorted by their names.
+        result: Result<Arc<[(FullName, u16)]>, StoreFault>,
     },
 }
 

@@ -9,6 +9,7 @@ use crate::base::error::StoreFault;
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::{QueueId, QueueInfo};
 use crate::base::wish::Described;
+use crate::operation::QueuesWanted;
 
 /// The catalogue of queues of one shard.
 #[derive(Debug)]
@@ -60,22 +61,15 @@ impl Catalogue {
         Some(Described { info, attributes })
     }
 
-    /// Returns the queues of a project whose home is this shard, with their attributes, by name: at most `limit` of those
-    /// behind `after` that `is_shown` chooses.
-    pub fn list(
-        &self,
-        project: &Project,
-        after: &str,
-        limit: usize,
-        is_shown: impl Fn(&QueueName) -> bool,
-    ) -> Vec<(QueueName, Attributes)> {
-        let Some(names) = self.names.get(project) else { return Vec::new() };
+    /// Returns the wanted ones of the queues whose home is this shard, with their attributes, by name.
+    pub fn list(&self, wanted: &QueuesWanted) -> Vec<(QueueName, Attributes)> {
+        let Some(names) = self.names.get(&wanted.project) else { return Vec::new() };
         let with_attributes = |name: &QueueName| {
-            let queue = self.describe(&(project.clone(), name.clone()));
+            let queue = self.describe(&(wanted.project.clone(), name.clone()));
             (name.clone(), queue.map(|queue| queue.attributes).unwrap_or_default())
         };
-        let behind = (Bound::Excluded(after), Bound::Unbounded);
-        names.range::<str, _>(behind).filter(|name| is_shown(name)).take(limit).map(with_attributes).collect()
+        let behind = names.range::<str, _>((Bound::Excluded(&*wanted.after), Bound::Unbounded));
+        behind.filter(|name| wanted.shows(name)).take(wanted.limit).map(with_attributes).collect()
     }
 
     /// Sets the attributes of a queue whose home is this shard.

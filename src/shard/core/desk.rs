@@ -2,11 +2,13 @@
 //! partition.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use super::{ChangeId, Connections, Core, ManageToken};
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::{Manage, Managed};
+use crate::base::millis::Millis;
 use crate::base::names::FullName;
 use crate::base::queue::PartitionKey;
 use crate::store::{Listed, Queues, Request, Store};
@@ -46,7 +48,7 @@ impl<S: Store<Connections>> Core<S> {
     pub fn list(&mut self, now: Now) -> ChangeId {
         let token = self.changes.next_id(None);
         if S::LISTS {
-            self.submit(now, Request::List { token });
+            self.submit(now, Request::List { token, age: Millis::ZERO });
         } else {
             let described = self.store.describe(now.unix);
             let listed =
@@ -61,13 +63,20 @@ impl<S: Store<Connections>> Core<S> {
         self.desk.lists.pop_front()
     }
 
+    /// Handles the answer of the store to who asks for all queues: the operator, or an operation.
     pub(super) fn handle_listed(
         &mut self,
+        now: Now,
         token: ChangeId,
-        result: Result<Vec<(FullName, u16)>, StoreFault>,
+        result: Result<Arc<[(FullName, u16)]>, StoreFault>,
     ) {
-        let listed = |(name, partitions)| (name, Listed { partitions, held: None });
-        self.desk.lists.push_back((token, result.map(|all| all.into_iter().map(listed).collect())));
+        if let Some(by) = token.by {
+            return self.handle_listed_for(now, by, token, result.as_deref().map_err(Clone::clone));
+        }
+        let listed = |(name, partitions): &(FullName, u16)| {
+            (name.clone(), Listed { partitions: *partitions, held: None })
+        };
+        self.desk.lists.push_back((token, result.map(|all| all.iter().map(listed).collect())));
     }
 
     pub(super) fn handle_managed(&mut self, token: ManageToken, result: Result<Managed, StoreFault>) {

@@ -23,6 +23,7 @@
 //! | `deletions` | deletes queues |
 //! | `alterations` | describes, creates and alters queues; `wishes` that were checked |
 //! | `orders` | what operations ask of whole queues |
+//! | `listings` | lists of queues, for operations |
 //! | `desk` | the operator's requests about messages |
 //! | `courier` | moves messages between queues for the store |
 //! | `letter` | the letters between shards |
@@ -50,6 +51,7 @@ mod drain;
 mod entry;
 mod grants;
 mod letter;
+mod listings;
 mod liveness;
 mod login;
 mod logins;
@@ -101,6 +103,7 @@ use self::deletions::Deletions;
 use self::desk::Desk;
 use self::drain::Drain;
 use self::entry::RefusedHeaders;
+use self::listings::Listings;
 use self::pass::Ended;
 use self::queues::Openings;
 use crate::access::Tenants;
@@ -150,6 +153,7 @@ pub struct Core<S> {
     store: S,
     /// The queues that this shard is opening in its store as their home.
     openings: Openings,
+    listings: Listings,
     /// The queues that the store is changing, of those whose home is this shard.
     changes: Changes,
     /// The queues that the other shards must forget.
@@ -213,6 +217,7 @@ impl<S: Store<Connections>> Core<S> {
             connections: Slab::default(),
             store,
             openings: Openings::default(),
+            listings: Listings::default(),
             changes: Changes::default(),
             deletions: Deletions::default(),
             granted: Answers::default(),

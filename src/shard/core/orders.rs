@@ -3,11 +3,11 @@
 
 use super::{Asking, Connection, ConnectionId, Connections, Core, Letter};
 use crate::base::clock::Now;
-use crate::base::names::{FullName, QueueName, queue_hash};
+use crate::base::names::{FullName, queue_hash};
 use crate::base::queue::home;
 use crate::base::wish::Wish;
 use crate::front::Front;
-use crate::operation::{Answer, ListedQueue, Order, SubscriptionInfo, SubscriptionOrder};
+use crate::operation::{Answer, Order, SubscriptionInfo, SubscriptionOrder};
 use crate::store::Store;
 
 impl<S: Store<Connections>> Core<S> {
@@ -18,7 +18,7 @@ impl<S: Store<Connections>> Core<S> {
                 home if home == self.shard => self.take_order(now, by, order),
                 home => self.outboxes[usize::from(home)].push(Letter::Order { by, order }),
             },
-            Order::List { .. } | Order::Subscriptions { .. } => {
+            Order::List(_) | Order::Subscriptions { .. } => {
                 for shard in self.others() {
                     let order = order.clone();
                     self.outboxes[usize::from(shard)].push(Letter::Order { by, order });
@@ -38,13 +38,7 @@ impl<S: Store<Connections>> Core<S> {
                 self.wish_of(now, Some(by), name, wish);
             }
             Order::Delete(name) => drop(self.delete_for(now, Some(by), name)),
-            Order::List { project, after, limit, of } => {
-                let is_shown = |name: &QueueName| of.as_ref().is_none_or(|of| of.knows(name.as_str()));
-                let listed = self.catalogue.list(&project, &after, limit, is_shown);
-                let queues =
-                    listed.into_iter().map(|(name, attributes)| ListedQueue { name, attributes }).collect();
-                self.answer_order(now, by, Answer::Listed { of: self.shards, queues });
-            }
+            Order::List(wanted) => self.list_for(now, by, wanted),
             Order::Subscriptions { name, what } => {
                 let found = self.handle_subscriptions(now, &name, &what);
                 self.answer_order(now, by, Answer::Subscriptions { of: self.shards, found });
@@ -85,7 +79,7 @@ impl<S: Store<Connections>> Core<S> {
         }
     }
 
-    fn home_of(&self, name: &FullName) -> u16 {
+    pub(super) fn home_of(&self, name: &FullName) -> u16 {
         home(queue_hash(&name.0, &name.1), self.shards)
     }
 }

@@ -191,7 +191,7 @@ impl<S: Store<Connections>> Core<S> {
             Completion::Deleted { token, result } => self.handle_deleted(now, token, result),
             Completion::Altered { token, result } => self.handle_altered(now, token, result),
             Completion::Managed { token, result } => self.handle_managed(token, result),
-            Completion::Listed { token, result } => self.handle_listed(token, result),
+            Completion::Listed { token, result } => self.handle_listed(now, token, result),
             // These are for operations.
             Completion::Appended { .. }
             | Completion::Fetched { .. }

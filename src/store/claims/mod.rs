@@ -390,7 +390,7 @@ impl<T: Asker, S: Store<Inner<T>>> Store<T> for Ledgers<S, T> {
                 Request::Resolve { token, partition, position }
             }
             Request::Delete { token, name } => Request::Delete { token, name },
-            Request::List { token } => Request::List { token },
+            Request::List { token, age } => Request::List { token, age },
             Request::Alter { token, name, attributes, partitions } => {
                 Request::Alter { token, name, attributes, partitions }
             }
@@ -611,7 +611,7 @@ fn outer<T: Asker>(request: Request<Inner<T>>) -> Request<T> {
         Request::Open { token, queue, name, create } => Request::Open { token, queue, name, create },
         Request::Resolve { token, partition, position } => Request::Resolve { token, partition, position },
         Request::Delete { token, name } => Request::Delete { token, name },
-        Request::List { token } => Request::List { token },
+        Request::List { token, age } => Request::List { token, age },
         Request::Alter { token, name, attributes, partitions } => {
             Request::Alter { token, name, attributes, partitions }
         }

@@ -16,11 +16,13 @@ use super::native::{Handle, Message, Topic, Trouble};
 use super::news::News;
 use super::properties::Properties;
 use super::tokens::Tokens;
+use super::topic_name::TopicNames;
 use super::topics::TopicInfo;
 use crate::base::batch::StoredBatch;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
 use crate::base::manage::Found;
+use crate::base::names::FullName;
 use crate::base::units::{Offset, Partition};
 use crate::store::window::Window;
 
@@ -47,12 +49,16 @@ pub(super) struct Clerk(Sender<Work>);
 
 impl Clerk {
     /// Starts the thread. It may run on the caller's cores.
-    pub(super) fn start(properties: Properties, tokens: Option<Tokens>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        names: TopicNames,
+        properties: Properties,
+        tokens: Option<Tokens>,
+    ) -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
         std::thread::Builder::new().name("kafka-clerk".into()).spawn(move || {
             let thread = std::thread::current();
             let news = Arc::new(News::new(move || thread.unpark()));
-            let desk = Desk { properties, tokens, news, consumer: None, listed: None };
+            let desk = Desk { names, properties, tokens, news, consumer: None, listed: None };
             work(&receiver, desk);
         })?;
         Ok(Self(sender))
@@ -81,17 +87,19 @@ fn work(questions: &Receiver<Work>, mut desk: Desk) {
     }
 }
 
-/// All topics, and when Kafka was asked for them.
-type Topics = (Instant, Vec<(String, u16)>);
+/// All queues with their numbers of partitions, sorted by their names; or why they are unknown.
+pub(super) type Queues = Result<Arc<[(FullName, u16)]>, StoreFault>;
 
 /// What the thread has to answer questions with.
 #[derive(Debug)]
 pub(super) struct Desk {
+    names: TopicNames,
     properties: Properties,
     tokens: Option<Tokens>,
     news: Arc<News>,
     consumer: Option<Consumer>,
-    listed: Option<Topics>,
+    /// All queues, and since when this was so.
+    listed: Option<(Instant, Queues)>,
 }
 
 impl Desk {
@@ -113,15 +121,26 @@ impl Desk {
         Ok(consumer)
     }
 
-    /// Returns the names of all topics with their numbers of partitions, as they were at `asked` or later: the shards ask
-    /// together, and Kafka is asked once.
-    pub(super) fn topics(&mut self, asked: Instant) -> Result<&[(String, u16)], StoreFault> {
-        if self.listed.as_ref().is_none_or(|(at, _)| *at < asked) {
-            let at = Instant::now();
-            let topics = self.consumer()?.client.handle.topics(PATIENCE);
-            self.listed = Some((at, topics.map_err(|trouble| trouble.report("list all topics"))?));
+    /// Returns all queues, as they were at `oldest` or later: the shards ask together, and Kafka is asked once.
+    pub(super) fn queues(&mut self, oldest: Instant) -> Queues {
+        if let Some((_, queues)) = self.listed.as_ref().filter(|(at, _)| *at >= oldest) {
+            return queues.clone();
         }
-        Ok(self.listed.as_ref().map(|(_, topics)| &**topics).unwrap_or_default())
+        let asked = Instant::now();
+        let queues = self.ask_for_queues();
+        // Who has asked while Kafka did not answer gets the same error: waiting again would delay all other questions.
+        let at = if queues.is_ok() { asked } else { Instant::now() };
+        self.listed = Some((at, queues.clone()));
+        queues
+    }
+
+    fn ask_for_queues(&mut self) -> Queues {
+        let topics = self.consumer()?.client.handle.topics(PATIENCE);
+        let topics = topics.map_err(|trouble| trouble.report("list all topics"))?;
+        let queue = |(topic, partitions): (String, u16)| Some((self.names.queue(&topic)?, partitions));
+        let mut queues: Vec<_> = topics.into_iter().filter_map(queue).collect();
+        queues.sort_unstable();
+        Ok(queues.into())
     }
 
     /// Returns the number of offsets that a partition has, if that bounds its number of messages.

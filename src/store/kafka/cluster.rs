@@ -11,6 +11,7 @@ use super::layout::Layout;
 use super::properties::{Properties, warnings};
 use super::settings::{Bounds, Settings};
 use super::tokens::Tokens;
+use super::topic_name::TopicNames;
 use super::topics::{TopicInfo, Topics};
 use crate::base::attributes::Attributes;
 use crate::base::queue::{QueueId, Signing};
@@ -38,7 +39,7 @@ impl Cluster {
         Ok(Self {
             topics: Arc::default(),
             janitor: Janitor::start()?,
-            clerk: Clerk::start(properties.clone(), tokens.clone())?,
+            clerk: Clerk::start(TopicNames::new(config), properties.clone(), tokens.clone())?,
             attributes: AttributesTopic::start(config, properties, tokens.clone())?,
             tokens,
         })

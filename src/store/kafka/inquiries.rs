@@ -2,18 +2,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::batches::Reads;
-use super::clerk::Clerk;
+use super::clerk::{Clerk, Queues};
 use super::janitor::Returns;
 use super::news::News;
-use super::topic_rules::TopicRules;
 use super::topics::{TopicInfo, forgotten};
 use crate::base::clock::Now;
 use crate::base::error::{NO_CLAIMS, StoreFault};
 use crate::base::manage::{Manage, Managed};
-use crate::base::names::FullName;
+use crate::base::millis::Millis;
 use crate::base::queue::PartitionKey;
 use crate::store::{Asker, Completion};
 
@@ -25,7 +24,7 @@ const NO_DELETIONS: &str = "deleting, popping, purging and redriving messages ne
 #[derive(Debug)]
 enum Answer {
     Managed(Result<Managed, StoreFault>),
-    Topics(Result<Vec<(String, u16)>, StoreFault>),
+    Queues(Queues),
 }
 
 #[derive(Debug)]
@@ -91,13 +90,12 @@ impl<T: Asker> Inquiries<T> {
         }
     }
 
-    /// Accepts the question for all queues.
-    pub(super) fn list(&mut self, token: T::Change) {
+    /// Accepts the question for all queues. The answer may be as old as `age`.
+    pub(super) fn list(&mut self, token: T::Change, age: Millis) {
         let (number, give) = (self.begin(Token::List(token)), self.returns.giver());
         let asked = Instant::now();
-        self.clerk.run(move |desk| {
-            give((number, Answer::Topics(desk.topics(asked).map(<[_]>::to_vec))));
-        });
+        let oldest = asked.checked_sub(Duration::from_millis(age.get())).unwrap_or(asked);
+        self.clerk.run(move |desk| give((number, Answer::Queues(desk.queues(oldest)))));
     }
 
     fn begin(&mut self, token: Token<T>) -> u64 {
@@ -107,16 +105,13 @@ impl<T: Asker> Inquiries<T> {
     }
 
     /// Handles the clerk's answers.
-    pub(super) fn work(&mut self, rules: &TopicRules) {
+    pub(super) fn work(&mut self) {
         while let Some((number, answer)) = self.returns.poll() {
             let completion = match (self.open.remove(&number), answer) {
                 (Some(Token::Manage(token)), Answer::Managed(result)) => {
                     Completion::Managed { token, result }
                 }
-                (Some(Token::List(token)), Answer::Topics(topics)) => {
-                    let result = topics.map(|topics| queues_of(&topics, rules));
-                    Completion::Listed { token, result }
-                }
+                (Some(Token::List(token)), Answer::Queues(result)) => Completion::Listed { token, result },
                 _ => continue,
             };
             self.completions.push_back(completion);
@@ -127,10 +122,4 @@ impl<T: Asker> Inquiries<T> {
     pub(super) fn poll(&mut self) -> Option<Completion<T>> {
         self.completions.pop_front()
     }
-}
-
-/// Returns the queues among topics.
-fn queues_of(topics: &[(String, u16)], rules: &TopicRules) -> Vec<(FullName, u16)> {
-    let queue = |(topic, partitions): &(String, u16)| Some((rules.queue_name(topic)?, *partitions));
-    topics.iter().filter_map(queue).collect()
 }

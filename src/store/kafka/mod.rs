@@ -185,7 +185,7 @@ impl<T: Asker> Kafka<T> {
             self.handle_event(now, event);
         }
         self.queues.handle_attributes(self.appends.client());
-        self.inquiries.work(self.queues.rules());
+        self.inquiries.work();
         self.appends.work(now, &mut self.queues);
         if let Some(broken) = self.appends.take_broken() {
             self.chores.discard(broken);
@@ -281,7 +281,7 @@ impl<T: Asker> Store<T> for Kafka<T> {
             Request::Alter { token, name, attributes, partitions } => {
                 self.queues.alter(token, &name, &NewQueue { partitions, attributes });
             }
-            Request::List { token } => self.inquiries.list(token),
+            Request::List { token, age } => self.inquiries.list(token, age),
             Request::Manage { token, partition, what } => {
                 self.inquiries.manage(now, token, partition, what, self.queues.topic(partition.queue));
             }

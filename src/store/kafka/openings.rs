@@ -121,7 +121,7 @@ impl<T: Copy> Openings<T> {
         create: Option<NewQueue>,
         (client, member): (Option<&Client>, &Member<Written>),
     ) {
-        let Some(name) = self.rules.topic_name(project, name) else {
+        let Some(name) = self.rules.names.topic(project, name) else {
             return self.done.push((token, Err(StoreFault::NameTooLong)));
         };
         if let Some(new) = create.as_ref().filter(|new| !new.attributes.is_empty()) {
@@ -291,7 +291,7 @@ impl<T: Copy> Openings<T> {
             name: opening.name.clone(),
             default_ttl_secs: self.rules.default_ttl_secs(&configs),
             is_default_known: !configs.is_empty(),
-            layout: self.rules.layout,
+            layout: self.rules.names.layout,
             served_bytes: self.rules.served_bytes,
             passed_over: AtomicU64::new(0),
             life,

@@ -72,7 +72,7 @@ impl<T: Asker> Queues<T> {
 
     /// Changes the attributes of a queue.
     pub(super) fn alter(&mut self, token: T::Change, (project, name): &FullName, new: &NewQueue) {
-        let topic = self.openings.rules().topic_name(project, name);
+        let topic = self.openings.rules().names.topic(project, name);
         let of = topic.and_then(|topic| self.homed.get(&topic));
         let result = match of {
             None => Err(StoreFault::NoQueue),
@@ -132,11 +132,6 @@ impl<T: Asker> Queues<T> {
             self.watch.add(queue, &info);
             self.homed.insert(info.name.clone(), (queue, info));
         }
-    }
-
-    /// Returns the rules for topics.
-    pub(super) fn rules(&self) -> &TopicRules {
-        self.openings.rules()
     }
 
     /// Returns the topic of a queue, or `None` once it is forgotten.

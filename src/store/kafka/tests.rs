@@ -22,7 +22,7 @@ use crate::base::batch::Fetched;
 use crate::base::claim::View;
 use crate::base::clock::Now;
 use crate::base::error::StoreFault;
-use crate::base::millis::UnixMillis;
+use crate::base::millis::{Millis, UnixMillis};
 use crate::base::names::{FullName, Project, QueueName};
 use crate::base::queue::{PartitionKey, QueueId, Signing};
 use crate::base::units::{Offset, Partition};
@@ -249,8 +249,8 @@ impl Site {
         }
     }
 
-    fn list(&mut self) -> Vec<(FullName, u16)> {
-        assert!(self.store.submit(self.lone.now(), Request::List { token: 0 }).is_ok());
+    fn list(&mut self) -> Arc<[(FullName, u16)]> {
+        assert!(self.store.submit(self.lone.now(), Request::List { token: 0, age: Millis::ZERO }).is_ok());
         match self.lone.next(&mut self.store) {
             Completion::Listed { result, .. } => result.unwrap(),
             other => panic!("{other:?}"),

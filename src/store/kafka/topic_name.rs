@@ -7,6 +7,7 @@
 use std::ffi::CString;
 
 use super::layout::Layout;
+use super::settings::Settings;
 use crate::base::limits::TOPIC_NAME_CHARS_MAX;
 use crate::base::names::{FullName, Project, QueueName};
 
@@ -21,36 +22,44 @@ fn escape(name: &str, into: &mut String) {
     }
 }
 
-/// Returns the name of a queue's topic, or `None` if it would be too long for Kafka.
-pub(super) fn topic_name(
-    prefix: &str,
-    project: &Project,
-    queue: &QueueName,
-    layout: Layout,
-) -> Option<CString> {
-    let mut name = prefix.to_owned();
-    escape(project.as_str(), &mut name);
-    name.push('.');
-    escape(queue.as_str(), &mut name);
-    if layout == Layout::Packed {
-        name.push_str(".packed");
-    }
-    if name.len() > TOPIC_NAME_CHARS_MAX {
-        return None;
-    }
-    CString::new(name).ok()
+/// The names of the topics of a server's queues.
+#[derive(Clone, Debug)]
+pub(super) struct TopicNames {
+    prefix: String,
+    pub layout: Layout,
 }
 
-/// Returns the queue that has a topic, or `None` if the topic is no queue's.
-pub(super) fn queue_name(prefix: &str, topic: &str, layout: Layout) -> Option<FullName> {
-    let name = topic.strip_prefix(prefix)?;
-    let name = if layout == Layout::Packed { name.strip_suffix(".packed")? } else { name };
-    let (project, queue) = name.split_once('.')?;
-    let (project, queue) = (unescape(project)?, unescape(queue)?);
-    let (project, queue) = (Project::parse_stored(&project).ok()?, QueueName::parse(&queue).ok()?);
-    let is_it =
-        topic_name(prefix, &project, &queue, layout).is_some_and(|name| name.to_bytes() == topic.as_bytes());
-    is_it.then_some((project, queue))
+impl TopicNames {
+    pub(super) fn new(config: &Settings) -> Self {
+        let layout = if config.packed { Layout::Packed } else { Layout::Plain };
+        Self { prefix: config.topic_prefix.clone(), layout }
+    }
+
+    /// Returns the name of a queue's topic, or `None` if it would be too long for Kafka.
+    pub(super) fn topic(&self, project: &Project, queue: &QueueName) -> Option<CString> {
+        let mut name = self.prefix.clone();
+        escape(project.as_str(), &mut name);
+        name.push('.');
+        escape(queue.as_str(), &mut name);
+        if self.layout == Layout::Packed {
+            name.push_str(".packed");
+        }
+        if name.len() > TOPIC_NAME_CHARS_MAX {
+            return None;
+        }
+        CString::new(name).ok()
+    }
+
+    /// Returns the queue that has a topic, or `None` if the topic is no queue's.
+    pub(super) fn queue(&self, topic: &str) -> Option<FullName> {
+        let name = topic.strip_prefix(&self.prefix)?;
+        let name = if self.layout == Layout::Packed { name.strip_suffix(".packed")? } else { name };
+        let (project, queue) = name.split_once('.')?;
+        let (project, queue) = (unescape(project)?, unescape(queue)?);
+        let (project, queue) = (Project::parse_stored(&project).ok()?, QueueName::parse(&queue).ok()?);
+        let is_it = self.topic(&project, &queue).is_some_and(|name| name.to_bytes() == topic.as_bytes());
+        is_it.then_some((project, queue))
+    }
 }
 
 fn unescape(name: &str) -> Option<String> {
@@ -75,10 +84,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn names(prefix: &str, layout: Layout) -> TopicNames {
+        TopicNames { prefix: prefix.into(), layout }
+    }
+
     #[test]
     fn other_topics_are_no_queues() {
         let of = |topic: &str, layout| {
-            queue_name("mine.", topic, layout).map(|(project, queue)| format!("{project}/{queue}"))
+            names("mine.", layout).queue(topic).map(|(project, queue)| format!("{project}/{queue}"))
         };
         assert_eq!(of("mine.default.a-db", Layout::Plain).as_deref(), Some("default/a.b"));
         assert_eq!(of("mine.default.q.packed", Layout::Packed).as_deref(), Some("default/q"));
@@ -104,7 +117,7 @@ mod tests {
     fn names_are_readable_and_too_long_ones_are_none() {
         let name = |project: &str, queue: &str| {
             let (project, queue) = (Project::parse(project).unwrap(), QueueName::parse(queue).unwrap());
-            topic_name("", &project, &queue, Layout::Plain).map(|name| name.into_string().unwrap())
+            names("", Layout::Plain).topic(&project, &queue).map(|name| name.into_string().unwrap())
         };
         assert_eq!(name("default", "orders").as_deref(), Some("default.orders"));
         assert_eq!(name("a.b", "c_d-e").as_deref(), Some("a-db.c-ud--e"));
@@ -119,15 +132,15 @@ mod tests {
         ) {
             prop_assume!(![&project, &queue].iter().any(|name| matches!(name.as_str(), "." | "..")));
             let (Ok(of), Ok(named)) = (Project::parse(&project), QueueName::parse(&queue)) else { return Ok(()) };
-            let topic = topic_name("", &of, &named, Layout::Plain).unwrap().into_string().unwrap();
+            let [plain, packed] = [Layout::Plain, Layout::Packed].map(|layout| names("", layout));
+            let topic = plain.topic(&of, &named).unwrap().into_string().unwrap();
             prop_assert!(topic.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-'));
             // The queue can be read from the name, so no other queue has it; and without a `_`, no two names
             // collide.
             let (left, right) = topic.split_once('.').unwrap();
             prop_assert_eq!((unescape(left), unescape(right)), (Some(project), Some(queue)));
-            prop_assert_eq!(queue_name("", &topic, Layout::Plain), Some((of, named)));
-            let (of, named) = queue_name("", &topic, Layout::Plain).unwrap();
-            let packed = topic_name("", &of, &named, Layout::Packed).unwrap().into_string().unwrap();
+            prop_assert_eq!(plain.queue(&topic), Some((of.clone(), named.clone())));
+            let packed = packed.topic(&of, &named).unwrap().into_string().unwrap();
             prop_assert_eq!(packed, topic + ".packed");
         }
     }

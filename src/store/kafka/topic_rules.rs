@@ -3,17 +3,14 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 
-use super::layout::Layout;
 use super::settings::{Bounds, Settings};
-use super::topic_name::{queue_name, topic_name};
+use super::topic_name::TopicNames;
 use crate::base::millis::Millis;
-use crate::base::names::{FullName, Project, QueueName};
 
 /// The rules for topics.
 #[derive(Debug)]
 pub(super) struct TopicRules {
-    prefix: String,
-    pub layout: Layout,
+    pub names: TopicNames,
     pub replication: i32,
     ttl_max_secs: u32,
     /// The largest batch that this server writes, in bytes.
@@ -45,8 +42,7 @@ impl TopicRules {
         debug_assert!(record_bytes < answer_bytes, "a batch that this server writes is readable");
         let text = |text: &str| CString::new(text).unwrap_or_default();
         Self {
-            prefix: config.topic_prefix.clone(),
-            layout: if config.packed { Layout::Packed } else { Layout::Plain },
+            names: TopicNames::new(config),
             replication: i32::from(config.replication),
             ttl_max_secs,
             record_bytes,
@@ -55,16 +51,6 @@ impl TopicRules {
             is_strict: config.strict_topics,
             configs: configs.into_iter().map(|(key, value)| (text(key), text(&value))).collect(),
         }
-    }
-
-    /// Returns the name of a queue's topic, or `None` if it is too long for Kafka.
-    pub(super) fn topic_name(&self, project: &Project, name: &QueueName) -> Option<CString> {
-        topic_name(&self.prefix, project, name, self.layout)
-    }
-
-    /// Returns the queue that has a topic, or `None` if the topic is no queue's.
-    pub(super) fn queue_name(&self, topic: &str) -> Option<FullName> {
-        queue_name(&self.prefix, topic, self.layout)
     }
 
     /// Returns the settings of a topic that promise less than Millstream does: each with its value, and what

@@ -187,12 +187,13 @@ impl Body {
                 }
             }),
             Self::Queues(queues, detailed) => list(writer, "queues", queues, |writer, queue| {
-                writer.map(1 + usize::from(*detailed), |writer| {
+                let details = queue.attributes.as_ref().filter(|_| *detailed);
+                writer.map(1 + usize::from(details.is_some()), |writer| {
                     writer.key("name");
                     writer.text(queue.name.as_str());
-                    if *detailed {
+                    if let Some(details) = details {
                         writer.key("metadata");
-                        metadata(&queue.attributes, writer);
+                        metadata(details, writer);
                     }
                 });
             }),

@@ -19,7 +19,7 @@ use crate::base::manage::{Manage, Managed, PartitionStats};
 use crate::base::names::{FullName, Project};
 use crate::base::units::Partition;
 use crate::base::wish::{AlterFault, Wish};
-use crate::operation::{Answer, ListedQueue, Order, SubscriptionOrder};
+use crate::operation::{Answer, ListedQueue, Order, QueuesWanted, SubscriptionOrder};
 
 /// Returns the outcome of a wish that was not granted.
 pub(super) fn not_granted(fault: &AlterFault) -> Outcome {
@@ -123,9 +123,11 @@ impl Task for Ordering {
 /// A list of queues under way.
 #[derive(Debug)]
 struct Listing {
+    project: Project,
     limit: usize,
     detailed: bool,
-    parts: u16,
+    /// The parts that are missing; `None` before the first one.
+    parts: Option<Parts>,
     queues: Vec<ListedQueue>,
 }
 
@@ -139,21 +141,52 @@ pub(super) fn list(
     call: &mut Call<'_, '_>,
 ) -> Progress {
     let (project, after, of) = (project.clone(), marker.unwrap_or_default().into(), of.cloned());
-    call.order(Order::List { project, after, limit, of });
-    Progress::Waits(Box::new(Listing { limit, detailed, parts: 0, queues: Vec::new() }))
+    call.order(Order::List(QueuesWanted { project: project.clone(), after, limit, of }));
+    Progress::Waits(Box::new(Listing { project, limit, detailed, parts: None, queues: Vec::new() }))
+}
+
+impl Listing {
+    /// Asks for the next attributes that are wanted and unknown. If there are none, the list is complete.
+    fn next(&mut self, call: &mut Call<'_, '_>) -> Option<Outcome> {
+        match self.unknown().filter(|_| self.detailed).map(|at| self.queues[at].name.clone()) {
+            Some(name) => {
+                call.order(Order::Wish((self.project.clone(), name), Wish::Find));
+                None
+            }
+            None => Some(Outcome::new(200, Body::Queues(std::mem::take(&mut self.queues), self.detailed))),
+        }
+    }
+
+    /// Returns the first queue whose attributes are unknown.
+    fn unknown(&self) -> Option<usize> {
+        self.queues.iter().position(|queue| queue.attributes.is_none())
+    }
 }
 
 impl Task for Listing {
-    fn answer(&mut self, answer: Answer, _call: &mut Call<'_, '_>) -> Option<Result<Outcome, StoreFault>> {
-        let Answer::Listed { of, queues } = answer else { return None };
-        self.parts += 1;
-        self.queues.extend(queues);
-        if self.parts < of {
-            return None;
+    fn answer(&mut self, answer: Answer, call: &mut Call<'_, '_>) -> Option<Result<Outcome, StoreFault>> {
+        match answer {
+            Answer::Listed { of, queues } => {
+                let parts = self.parts.get_or_insert_with(|| Parts::new(of.into()));
+                self.queues.extend(parts.take(queues).unwrap_or_default());
+                if let Err(fault) = parts.end()? {
+                    return Some(Err(fault));
+                }
+                self.queues.sort_by(|one, other| one.name.cmp(&other.name));
+                self.queues.truncate(self.limit);
+            }
+            Answer::Wished(found) => match (self.unknown(), found) {
+                (Some(at), Ok(found)) => self.queues[at].attributes = Some(found.queue.attributes),
+                // It was deleted meanwhile.
+                (Some(at), Err(AlterFault::Fault(Fault::Store(StoreFault::NoQueue)))) => {
+                    drop(self.queues.remove(at));
+                }
+                (_, Err(fault)) => return Some(Ok(not_granted(&fault))),
+                (None, Ok(_)) => {}
+            },
+            _ => return None,
         }
-        self.queues.sort_by(|one, other| one.name.cmp(&other.name));
-        self.queues.truncate(self.limit);
-        Some(Ok(Outcome::new(200, Body::Queues(std::mem::take(&mut self.queues), self.detailed))))
+        self.next(call).map(Ok)
     }
 }
 
