@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use broker::{Brokers, is_possible};
@@ -66,9 +67,22 @@ fn consume(server: &Server, queue: &str, count: usize, more: &[&str]) -> Child {
         .unwrap()
 }
 
+/// How long one `millstream consume` may take. It waits for messages without a limit of its own.
+const CONSUME_MAX: Duration = Duration::from_secs(300);
+
 fn lines(child: Child) -> Vec<String> {
+    let pid = child.id().to_string();
+    let (ended, end) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if end.recv_timeout(CONSUME_MAX) == Err(RecvTimeoutError::Timeout) {
+            Command::new("kill").args(["-KILL", &pid]).status().unwrap();
+        }
+    });
     let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
+    drop(ended);
+    watch.join().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "consume ended after {} lines", said.lines().count());
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 

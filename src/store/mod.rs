@@ -188,7 +188,7 @@ pub enum Request<T: Asker> {
     List {
         /// Returned with the completion.
         token: T::Change,
-        /// How old the answer may be.
+        /// How old the answer may be, about; 0: not older than the request.
         age: Millis,
     },
     /// Lease messages that can be claimed now. Completes without a grant if there are none: then

@@ -12,8 +12,8 @@ use crate::base::names::{FullName, QueueName};
 use crate::operation::{Answer, ListedQueue, QueuesWanted};
 use crate::store::{Request, Store};
 
-/// How old the store's answer may be. A queue that another server has created is in a list this late. As tenants ask, this
-/// also bounds how often a store reads the names of all queues.
+/// How old the store's answer may be, about. A queue that another server has created is in a list this late. As tenants ask,
+/// this also bounds how often a store reads the names of all queues.
 const AGE: Millis = Millis::from_secs(1);
 
 /// The lists that wait for the store, at most one for each request under way on a connection.

@@ -61,6 +61,8 @@ impl<T: Asker> Appends<T> {
 
     /// Passes the producer's waiting records to librdkafka, and completes appends.
     pub(super) fn work(&mut self, now: Now, queues: &mut Queues<T>) {
+        // Failures close fences before appends behind them are passed.
+        self.take_outcomes(now, queues);
         self.producer.submit_waiting();
         self.take_outcomes(now, queues);
     }
@@ -78,7 +80,9 @@ impl<T: Asker> Appends<T> {
                     let is_first = !self.fence.is_closed(outcome.stream);
                     let fault = if is_first { trouble.report("store messages") } else { trouble.fault() };
                     self.fence.close(now, outcome.stream);
-                    self.producer.fence(outcome.stream);
+                    if is_first {
+                        self.producer.fence(outcome.stream);
+                    }
                     queues.suspect(outcome.queue);
                     Err(fault)
                 }
@@ -125,7 +129,7 @@ impl<T: Asker> Appends<T> {
     /// Fails appends that have waited since a time before `before`. Returns whether a handle must be created.
     pub(super) fn handle_tick(&mut self, now: Now, before: Millis, queues: &mut Queues<T>) -> bool {
         self.producer.fail_unsent(before);
-        self.take_outcomes(now, queues);
+        self.work(now, queues);
         std::mem::take(&mut self.wants_handle)
     }
 

@@ -90,6 +90,14 @@ fn work(questions: &Receiver<Work>, mut desk: Desk) {
 /// All queues with their numbers of partitions, sorted by their names; or why they are unknown.
 pub(super) type Queues = Result<Arc<[(FullName, u16)]>, StoreFault>;
 
+/// An answer of Kafka to the question for all queues.
+#[derive(Debug)]
+struct Listed {
+    queues: Queues,
+    asked: Instant,
+    answered: Instant,
+}
+
 /// What the thread has to answer questions with.
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -98,8 +106,8 @@ pub(super) struct Desk {
     tokens: Option<Tokens>,
     news: Arc<News>,
     consumer: Option<Consumer>,
-    /// All queues, and since when this was so.
-    listed: Option<(Instant, Queues)>,
+    /// All queues, as Kafka told last.
+    listed: Option<Listed>,
 }
 
 impl Desk {
@@ -121,16 +129,21 @@ impl Desk {
         Ok(consumer)
     }
 
-    /// Returns all queues, as they were at `oldest` or later: the shards ask together, and Kafka is asked once.
-    pub(super) fn queues(&mut self, oldest: Instant) -> Queues {
-        if let Some((_, queues)) = self.listed.as_ref().filter(|(at, _)| *at >= oldest) {
-            return queues.clone();
+    /// Returns all queues, for a question that was asked at `since`. The shards ask together, and Kafka is asked once. The
+    /// answer may be as old as `age`, and older if Kafka takes longer to give one: others ask this thread, too.
+    pub(super) fn queues(&mut self, since: Instant, age: Duration) -> Queues {
+        let serves = |listed: &&Listed| {
+            let took = listed.answered.duration_since(listed.asked);
+            // Who has asked while Kafka did not answer gets the same error.
+            let at = if listed.queues.is_ok() { listed.asked } else { listed.answered };
+            at >= since || !age.is_zero() && listed.answered.elapsed() < age.max(took)
+        };
+        if let Some(listed) = self.listed.as_ref().filter(serves) {
+            return listed.queues.clone();
         }
         let asked = Instant::now();
         let queues = self.ask_for_queues();
-        // Who has asked while Kafka did not answer gets the same error: waiting again would delay all other questions.
-        let at = if queues.is_ok() { asked } else { Instant::now() };
-        self.listed = Some((at, queues.clone()));
+        self.listed = Some(Listed { queues: queues.clone(), asked, answered: Instant::now() });
         queues
     }
 

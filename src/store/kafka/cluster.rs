@@ -53,6 +53,7 @@ impl Cluster {
             default_ttl_secs: 1000,
             is_default_known: true,
             layout: Layout::Plain,
+            is_young: true,
             served_bytes: usize::MAX,
             passed_over: AtomicU64::new(0),
             life: Life {

@@ -90,12 +90,11 @@ impl<T: Asker> Inquiries<T> {
         }
     }
 
-    /// Accepts the question for all queues. The answer may be as old as `age`.
+    /// Accepts the question for all queues. The answer may be about as old as `age`.
     pub(super) fn list(&mut self, token: T::Change, age: Millis) {
         let (number, give) = (self.begin(Token::List(token)), self.returns.giver());
-        let asked = Instant::now();
-        let oldest = asked.checked_sub(Duration::from_millis(age.get())).unwrap_or(asked);
-        self.clerk.run(move |desk| give((number, Answer::Queues(desk.queues(oldest)))));
+        let (since, age) = (Instant::now(), Duration::from_millis(age.get()));
+        self.clerk.run(move |desk| give((number, Answer::Queues(desk.queues(since, age)))));
     }
 
     fn begin(&mut self, token: Token<T>) -> u64 {

@@ -292,6 +292,7 @@ impl<T: Copy> Openings<T> {
             default_ttl_secs: self.rules.default_ttl_secs(&configs),
             is_default_known: !configs.is_empty(),
             layout: self.rules.names.layout,
+            is_young: opening.looks > 1,
             served_bytes: self.rules.served_bytes,
             passed_over: AtomicU64::new(0),
             life,

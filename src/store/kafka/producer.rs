@@ -1,5 +1,5 @@
 //! Appends on their way into Kafka: one producing client, the records that it has not reported yet, and those
-//! that wait for room in it, or for the first record of their partition.
+//! that wait for room in it, or for the first append of their partition.
 //!
 //! An append is complete when all its records have delivery reports. librdkafka reads the payloads inside the
 //! append's batch, which is kept until the last report.
@@ -58,7 +58,7 @@ struct InFlight<T> {
     rest: Option<usize>,
     /// Whether its slot is in `Producer::waiting` or in `Producer::starts`.
     is_waiting: bool,
-    /// Whether the first record of its partition is on its way, which is the only one that librdkafka has of it.
+    /// Whether it is the first append of its partition, with records on their way.
     is_first: bool,
     /// The number of records that librdkafka has taken.
     records: u32,
@@ -71,13 +71,14 @@ struct InFlight<T> {
 }
 
 /// What librdkafka has got of an append.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Submitted {
     /// All of its records that it shall get.
     All,
-    /// Not all: it has no room.
+    /// Not all.
     Part,
-    /// Nothing, or the first record of a partition. `Producer::starts` keeps the append.
-    First,
+    /// Not all, and `Producer::starts` keeps the append.
+    Later,
 }
 
 /// The producing client of a shard, and its appends.
@@ -93,7 +94,7 @@ pub(super) struct Producer<T> {
     free: Vec<usize>,
     /// The slots of appends that librdkafka has not fully taken, in order.
     waiting: VecDeque<usize>,
-    /// The partitions to which the client has sent records, and the slots of appends that wait for a first one.
+    /// The partitions to which the client has sent appends, and the slots of those that wait for a first one.
     starts: Starts,
     scratch: Scratch,
     done: VecDeque<Outcome<T>>,
@@ -168,7 +169,7 @@ impl<T: Copy> Producer<T> {
         while let Some(slot) = self.waiting.front().copied() {
             match self.submit(slot) {
                 Submitted::Part => return,
-                Submitted::First => drop(self.waiting.pop_front()),
+                Submitted::Later => drop(self.waiting.pop_front()),
                 Submitted::All => {
                     self.waiting.pop_front();
                     self.end_waiting(slot);
@@ -184,13 +185,38 @@ impl<T: Copy> Producer<T> {
         self.finish(slot);
     }
 
-    /// Passes the records of an append to librdkafka.
+    /// Passes the records of an append to librdkafka, as many as its partition may get.
     fn submit(&mut self, slot: usize) -> Submitted {
-        let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return Submitted::All };
+        let Some(one) = self.slots.get(slot).and_then(Option::as_ref) else { return Submitted::All };
         if one.rest.is_none() {
             return Submitted::All;
         }
-        let Some(client) = self.client.as_mut().filter(|_| !self.is_broken) else { return Submitted::Part };
+        if self.client().is_none() {
+            return Submitted::Part;
+        }
+        let partition = one.append.partition;
+        let turn = self.starts.turn(partition, slot);
+        let is_alone = match turn {
+            Turn::Later => return Submitted::Later,
+            Turn::First => one.append.topic.is_young,
+            Turn::Any => false,
+        };
+        let submitted = self.pass(slot, is_alone);
+        match self.slots.get_mut(slot).and_then(Option::as_mut) {
+            Some(one) if turn == Turn::First && one.open > 0 => {
+                one.is_first = true;
+                let has_rest = submitted == Submitted::Part;
+                self.starts.begin(partition, has_rest.then_some(slot));
+                if has_rest { Submitted::Later } else { submitted }
+            }
+            _ => submitted,
+        }
+    }
+
+    /// Passes the records of an append to librdkafka; at most one if it `is_alone`.
+    fn pass(&mut self, slot: usize, is_alone: bool) -> Submitted {
+        let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return Submitted::All };
+        let Some(client) = self.client.as_mut() else { return Submitted::Part };
         let info = &one.append.topic;
         let queue = one.append.partition.queue;
         let topic = match client.topics.get(&client.handle, queue, info) {
@@ -201,11 +227,6 @@ impl<T: Copy> Producer<T> {
                 return Submitted::All;
             }
         };
-        let is_first = match self.starts.turn(one.append.partition, slot) {
-            Turn::Later => return Submitted::First,
-            turn => turn == Turn::First,
-        };
-        let at_once = if is_first { 1 } else { RECORDS_AT_ONCE };
         let batch = &one.append.batch;
         let header = Header {
             ttl_secs: Some(batch.ttl_secs())
@@ -214,6 +235,7 @@ impl<T: Copy> Producer<T> {
             packed: None,
         };
         let partition = one.append.partition.partition;
+        let at_once = if is_alone { 1 } else { RECORDS_AT_ONCE };
         let mut records: Vec<Record<'_>> = Vec::with_capacity(at_once);
         while let Some(from) = one.rest {
             records.clear();
@@ -261,11 +283,9 @@ impl<T: Copy> Producer<T> {
                     one.rest = None;
                 }
                 Ok(()) if taken == records.len() => {
-                    one.rest = Some(position);
-                    if is_first {
-                        one.is_first = true;
-                        self.starts.begin(one.append.partition, slot);
-                        return Submitted::First;
+                    one.rest = batch.record_at(position).map(|_| position);
+                    if is_alone && one.rest.is_some() {
+                        return Submitted::Part;
                     }
                 }
                 Ok(()) => {
@@ -292,7 +312,6 @@ impl<T: Copy> Producer<T> {
     /// Fails appends that have waited for a client or for room since a time before `before`.
     pub(super) fn fail_unsent(&mut self, before: Millis) {
         self.give_up("Kafka takes no messages: no broker is reachable", |one| one.append.since < before);
-        self.submit_waiting();
     }
 
     /// Fails waiting appends of which librdkafka has no records.
@@ -306,10 +325,14 @@ impl<T: Copy> Producer<T> {
             }
             is_meant
         };
-        for slot in &self.waiting {
-            give_up(*slot);
-        }
-        for slot in self.starts.take(give_up) {
+        let mut ended = Vec::new();
+        self.waiting.retain(|slot| {
+            let is_ended = give_up(*slot);
+            ended.extend(is_ended.then_some(*slot));
+            !is_ended
+        });
+        ended.extend(self.starts.take(give_up));
+        for slot in ended {
             self.end_waiting(slot);
         }
     }
@@ -323,8 +346,6 @@ impl<T: Copy> Producer<T> {
         let Some(one) = self.slots.get_mut(report.opaque).and_then(Option::as_mut) else { return };
         debug_assert!((1..=one.records).contains(&one.open), "{} of {} records open", one.open, one.records);
         one.open -= 1;
-        let first = std::mem::take(&mut one.is_first).then_some(one.append.partition);
-        let is_stored = matches!(report.result, Ok(offset) if offset >= 0);
         match report.result {
             Ok(offset) if offset >= 0 => {
                 one.least = one.least.min(offset);
@@ -345,13 +366,21 @@ impl<T: Copy> Producer<T> {
                 one.rest = None;
             }
         }
-        if one.open == 0 {
-            self.finish(report.opaque);
+        if one.open > 0 {
+            return;
         }
-        if let Some(partition) = first {
-            let waited = self.starts.end(partition, is_stored);
-            waited.into_iter().rev().for_each(|slot| self.waiting.push_front(slot));
+        if std::mem::take(&mut one.is_first) {
+            let (partition, is_stored, has_rest) =
+                (one.append.partition, one.failed.is_none(), one.rest.is_some());
+            for slot in self.starts.end(partition, is_stored).into_iter().rev() {
+                if slot == report.opaque && !has_rest {
+                    self.end_waiting(slot);
+                } else {
+                    self.waiting.push_front(slot);
+                }
+            }
         }
+        self.finish(report.opaque);
     }
 
     /// Removes an append from its slot if it is done.
@@ -363,7 +392,10 @@ impl<T: Copy> Producer<T> {
         debug_assert!(self.free.len() <= self.slots.len(), "a slot is free once");
         let count = done.append.batch.count();
         let result = match done.failed {
-            Some(trouble) => Err(trouble),
+            Some(trouble) => {
+                self.starts.doubt(done.append.partition);
+                Err(trouble)
+            }
             None => Ok(done.append.topic.layout.appended(count, done.records, done.least, done.most)),
         };
         let Append { token, stream, partition, .. } = done.append;

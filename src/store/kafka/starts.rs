@@ -1,101 +1,102 @@
-//! The partitions of which a client has stored a record. Until then a partition gets one record at a time.
+//! The partitions of which a client has stored an append. Until then a partition gets one append at a time, and the first
+//! record alone if its topic is young.
 //!
 //! A broker that does not know a new partition yet refuses the first request. If it learns of the partition before the
 //! second one arrives, it takes that as the producer's first, whatever its sequence number is, and then takes the first one,
 //! which librdkafka sends again, for a duplicate (KAFKA-15591). Once it has stored a record, it refuses such gaps.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::base::queue::{PartitionKey, QueueId};
-
-/// What a client has got of a partition.
-#[derive(Debug)]
-enum Start {
-    /// The first record is on its way, and these appends wait for its report, in order.
-    First(VecDeque<usize>),
-    /// A record is stored.
-    Stored,
-}
 
 /// What an append may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// One record: [`Starts::begin`] follows if it was taken.
+    /// All or a part. [`Starts::begin`] follows if anything was taken.
     First,
     /// Nothing. The append is kept until [`Starts::end`].
     Later,
     /// All.
-    All,
+    Any,
 }
 
-/// The partitions to which a client has sent records. Appends are the slots of the producer.
+/// A partition whose first append is on its way.
+#[derive(Debug)]
+struct First {
+    /// The appends that wait for its reports, in order. It is one of them if it has a rest.
+    waiting: VecDeque<usize>,
+    /// Whether the queue was forgotten meanwhile.
+    is_forgotten: bool,
+}
+
+/// The partitions to which a client has sent appends. These are slots of the producer.
 #[derive(Debug, Default)]
 pub(super) struct Starts {
-    of: HashMap<PartitionKey, Start>,
-    /// The number of partitions whose first record is on its way.
-    firsts: usize,
+    stored: HashSet<PartitionKey>,
+    firsts: HashMap<PartitionKey, First>,
 }
 
 impl Starts {
     /// Returns what an append to a partition may send.
-    #[inline]
     pub(super) fn turn(&mut self, partition: PartitionKey, slot: usize) -> Turn {
-        match self.of.get_mut(&partition) {
-            Some(Start::Stored) => Turn::All,
-            Some(Start::First(waiting)) => {
-                waiting.push_back(slot);
+        if self.stored.contains(&partition) {
+            return Turn::Any;
+        }
+        match self.firsts.get_mut(&partition) {
+            Some(first) => {
+                first.waiting.push_back(slot);
                 Turn::Later
             }
             None => Turn::First,
         }
     }
 
-    /// Handles that the first record of a partition is on its way. Its append waits for the report as well.
-    pub(super) fn begin(&mut self, partition: PartitionKey, slot: usize) {
-        debug_assert!(!self.of.contains_key(&partition), "{partition:?} has one first record");
-        self.of.insert(partition, Start::First(VecDeque::from([slot])));
-        self.firsts += 1;
+    /// Handles that the first append of a partition is on its way. `rest` is its slot if it has to send more.
+    pub(super) fn begin(&mut self, partition: PartitionKey, rest: Option<usize>) {
+        let first = First { waiting: rest.into_iter().collect(), is_forgotten: false };
+        let before = self.firsts.insert(partition, first);
+        debug_assert!(before.is_none(), "{partition:?} has one first append");
     }
 
-    /// Handles the report of the first record. Returns the appends that waited, in order.
+    /// Handles that everything that was on its way is reported. Returns the appends that waited, in order.
     pub(super) fn end(&mut self, partition: PartitionKey, is_stored: bool) -> VecDeque<usize> {
-        let Entry::Occupied(mut start) = self.of.entry(partition) else { return VecDeque::new() };
-        let Start::First(waiting) = start.get_mut() else { return VecDeque::new() };
-        let waiting = std::mem::take(waiting);
-        self.firsts -= 1;
-        if is_stored {
-            start.insert(Start::Stored);
-        } else {
-            start.remove();
+        let Some(First { waiting, is_forgotten }) = self.firsts.remove(&partition) else {
+            return VecDeque::new();
+        };
+        if is_stored && !is_forgotten {
+            self.stored.insert(partition);
         }
         waiting
+    }
+
+    /// Handles that an append failed: the partition may have been made anew.
+    pub(super) fn doubt(&mut self, partition: PartitionKey) {
+        self.stored.remove(&partition);
     }
 
     /// Removes waiting appends, and returns them.
     pub(super) fn take(&mut self, mut is_meant: impl FnMut(usize) -> bool) -> Vec<usize> {
         let mut taken = Vec::new();
-        for start in self.of.values_mut() {
-            if let Start::First(waiting) = start {
-                waiting.retain(|slot| {
-                    let is_kept = !is_meant(*slot);
-                    if !is_kept {
-                        taken.push(*slot);
-                    }
-                    is_kept
-                });
-            }
+        for first in self.firsts.values_mut() {
+            first.waiting.retain(|slot| {
+                let is_taken = is_meant(*slot);
+                taken.extend(is_taken.then_some(*slot));
+                !is_taken
+            });
         }
         taken
     }
 
-    /// Returns whether appends wait.
+    /// Returns whether appends may wait.
     pub(super) fn is_waiting(&self) -> bool {
-        self.firsts > 0
+        !self.firsts.is_empty()
     }
 
     /// Forgets a queue. Appends that wait go on waiting.
     pub(super) fn forget(&mut self, queue: QueueId) {
-        self.of.retain(|partition, start| partition.queue != queue || matches!(start, Start::First(_)));
+        self.stored.retain(|partition| partition.queue != queue);
+        for (_, first) in self.firsts.iter_mut().filter(|(partition, _)| partition.queue == queue) {
+            first.is_forgotten = true;
+        }
     }
 }

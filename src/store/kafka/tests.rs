@@ -104,8 +104,20 @@ impl Lone {
         PartitionKey { queue, partition: Partition(0) }
     }
 
+    /// Appends messages, as a stream of their own.
     fn append(&self, store: &mut Kafka<u64>, partition: PartitionKey, token: u64, payloads: &[&[u8]]) {
-        let (stream, batch) = (Stream(token.into()), batch(1, 1000, payloads));
+        self.append_in(store, Stream(token.into()), partition, token, payloads);
+    }
+
+    fn append_in(
+        &self,
+        store: &mut Kafka<u64>,
+        stream: Stream,
+        partition: PartitionKey,
+        token: u64,
+        payloads: &[&[u8]],
+    ) {
+        let batch = batch(1, 1000, payloads);
         assert!(store.submit(self.now(), Request::Append { token, stream, partition, batch }).is_ok());
     }
 
@@ -264,6 +276,17 @@ fn full(name: &str) -> FullName {
 
 fn of(json: &str) -> Attributes {
     Attributes::parse_stored(json.as_bytes()).unwrap()
+}
+
+#[test]
+fn a_topic_is_young_to_the_server_that_made_it() {
+    let Some(broker) = broker() else { return };
+    let [mut one, mut other] = [(); 2].map(|()| Site::new(broker, "young"));
+    let new = NewQueue { partitions: 1, attributes: of("{}") };
+    let (mine, _) = one.open("young", Some(new.clone())).unwrap();
+    let (theirs, _) = other.open("young", Some(new)).unwrap();
+    let is_young = |site: &mut Site, queue| site.store.queues.topic(queue).unwrap().is_young;
+    assert_eq!((is_young(&mut one, mine), is_young(&mut other, theirs)), (true, false));
 }
 
 #[test]
@@ -476,7 +499,12 @@ fn a_partition_gets_nothing_more_until_it_has_stored_its_first_record() {
     let refused = Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
     // A broker that does not know a new partition yet.
     let unknown = Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-    for (errors, failing) in [(vec![unknown], 0), (vec![refused, unknown], 1), (vec![refused; 3], 3)] {
+    for (errors, is_one_stream, failing) in [
+        (vec![unknown], true, 0),
+        (vec![refused, unknown], false, 1),
+        (vec![refused; 3], false, 3),
+        (vec![refused], true, 4),
+    ] {
         let Lone { config, bounds, .. } = Lone::on_nothing();
         // Each record has a request of its own.
         let (mock, lone, mut store, partition) = mocked(Settings { batch_bytes: 1, ..config }, bounds);
@@ -485,14 +513,15 @@ fn a_partition_gets_nothing_more_until_it_has_stored_its_first_record() {
         }
         mock.request_errors(RDKafkaApiKey::Produce, &errors);
         for token in 1..=4 {
-            lone.append(&mut store, partition, token, &[b"one", b"two"]);
+            let stream = Stream(if is_one_stream { 1 } else { token.into() });
+            lone.append_in(&mut store, stream, partition, token, &[b"one", b"two"]);
         }
         let mut end = Offset::ZERO;
         for expected in 1..=4 {
             let Completion::Appended { token, result } = lone.next(&mut store) else { panic!("an append") };
             assert_eq!(token, expected);
             if token <= failing {
-                assert!(matches!(result, Err(StoreFault::Unavailable(_))), "{token}: {result:?}");
+                assert!(result.is_err(), "{token}: {result:?}");
                 continue;
             }
             let range = result.unwrap().unwrap();
@@ -660,6 +689,7 @@ fn a_record_that_is_too_large_is_passed_over_and_counted() {
         default_ttl_secs: 1000,
         is_default_known: true,
         layout: Layout::Plain,
+        is_young: false,
         served_bytes: 8,
         passed_over: AtomicU64::new(0),
         life: Life {

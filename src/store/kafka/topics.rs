@@ -22,6 +22,8 @@ pub(super) struct TopicInfo {
     /// Whether other programs know that default, too, so that a record with this TTL need not state it.
     pub is_default_known: bool,
     pub layout: Layout,
+    /// Whether it was created while this server opened it: then brokers may not know it yet.
+    pub is_young: bool,
     /// The largest record that is served, key and value, in bytes.
     pub served_bytes: usize,
     /// The partitions in which a larger record was passed over, one bit for each.

@@ -151,6 +151,7 @@ mod tests {
             default_ttl_secs: 1000,
             is_default_known: true,
             layout: Layout::Plain,
+            is_young: false,
             served_bytes: usize::MAX,
             passed_over: AtomicU64::new(0),
             life: life(7),

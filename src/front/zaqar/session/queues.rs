@@ -129,6 +129,8 @@ struct Listing {
     /// The parts that are missing; `None` before the first one.
     parts: Option<Parts>,
     queues: Vec<ListedQueue>,
+    /// The queue whose attributes are asked for.
+    asked: usize,
 }
 
 /// Lists the queues of a project.
@@ -142,24 +144,22 @@ pub(super) fn list(
 ) -> Progress {
     let (project, after, of) = (project.clone(), marker.unwrap_or_default().into(), of.cloned());
     call.order(Order::List(QueuesWanted { project: project.clone(), after, limit, of }));
-    Progress::Waits(Box::new(Listing { project, limit, detailed, parts: None, queues: Vec::new() }))
+    Progress::Waits(Box::new(Listing { project, limit, detailed, parts: None, queues: Vec::new(), asked: 0 }))
 }
 
 impl Listing {
     /// Asks for the next attributes that are wanted and unknown. If there are none, the list is complete.
     fn next(&mut self, call: &mut Call<'_, '_>) -> Option<Outcome> {
-        match self.unknown().filter(|_| self.detailed).map(|at| self.queues[at].name.clone()) {
-            Some(name) => {
-                call.order(Order::Wish((self.project.clone(), name), Wish::Find));
-                None
-            }
-            None => Some(Outcome::new(200, Body::Queues(std::mem::take(&mut self.queues), self.detailed))),
+        if self.detailed
+            && let Some(unknown) =
+                self.queues[self.asked..].iter().position(|queue| queue.attributes.is_none())
+        {
+            self.asked += unknown;
+            let name = self.queues[self.asked].name.clone();
+            call.order(Order::Wish((self.project.clone(), name), Wish::Find));
+            return None;
         }
-    }
-
-    /// Returns the first queue whose attributes are unknown.
-    fn unknown(&self) -> Option<usize> {
-        self.queues.iter().position(|queue| queue.attributes.is_none())
+        Some(Outcome::new(200, Body::Queues(std::mem::take(&mut self.queues), self.detailed)))
     }
 }
 
@@ -175,15 +175,13 @@ impl Task for Listing {
                 self.queues.sort_by(|one, other| one.name.cmp(&other.name));
                 self.queues.truncate(self.limit);
             }
-            Answer::Wished(found) => match (self.unknown(), found) {
-                (Some(at), Ok(found)) => self.queues[at].attributes = Some(found.queue.attributes),
-                // It was deleted meanwhile.
-                (Some(at), Err(AlterFault::Fault(Fault::Store(StoreFault::NoQueue)))) => {
-                    drop(self.queues.remove(at));
+            // A queue that cannot be opened, or that was deleted meanwhile, is listed without its attributes.
+            Answer::Wished(found) => {
+                if let (Some(queue), Ok(found)) = (self.queues.get_mut(self.asked), found) {
+                    queue.attributes = Some(found.queue.attributes);
                 }
-                (_, Err(fault)) => return Some(Ok(not_granted(&fault))),
-                (None, Ok(_)) => {}
-            },
+                self.asked = (self.asked + 1).min(self.queues.len());
+            }
             _ => return None,
         }
         self.next(call).map(Ok)

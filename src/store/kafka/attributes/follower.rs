@@ -97,10 +97,15 @@ impl Follower {
         shared: Arc<Shared>,
         asked: Asked,
     ) -> Self {
-        // A record may be larger than the batches of messages.
+        // A record may be larger than the batches of messages. Two requests to a topic that was just created may be stored
+        // in the wrong order (see `starts`).
         let bytes = config.batch_bytes.max(2 * VALUE_BYTES_MAX).to_string();
-        let own =
-            [("linger.ms", "0".to_owned()), ("batch.size", bytes.clone()), ("message.max.bytes", bytes)];
+        let own = [
+            ("linger.ms", "0".to_owned()),
+            ("max.in.flight", "1".to_owned()),
+            ("batch.size", bytes.clone()),
+            ("message.max.bytes", bytes),
+        ];
         properties.producer.extend(own.map(|(key, value)| (key.to_owned(), value)));
         Self {
             name: Arc::new(name),
