@@ -370,9 +370,8 @@ impl<T: Copy> Producer<T> {
             return;
         }
         if std::mem::take(&mut one.is_first) {
-            let (partition, is_stored, has_rest) =
-                (one.append.partition, one.failed.is_none(), one.rest.is_some());
-            for slot in self.starts.end(partition, is_stored).into_iter().rev() {
+            let (partition, has_rest) = (one.append.partition, one.rest.is_some());
+            for slot in self.starts.end(partition).into_iter().rev() {
                 if slot == report.opaque && !has_rest {
                     self.end_waiting(slot);
                 } else {

@@ -58,18 +58,19 @@ impl Starts {
         debug_assert!(before.is_none(), "{partition:?} has one first append");
     }
 
-    /// Handles that everything that was on its way is reported. Returns the appends that waited, in order.
-    pub(super) fn end(&mut self, partition: PartitionKey, is_stored: bool) -> VecDeque<usize> {
+    /// Handles that everything that was on its way is reported; [`Self::doubt`] follows if it failed. Returns the appends that
+    /// waited, in order.
+    pub(super) fn end(&mut self, partition: PartitionKey) -> VecDeque<usize> {
         let Some(First { waiting, is_forgotten }) = self.firsts.remove(&partition) else {
             return VecDeque::new();
         };
-        if is_stored && !is_forgotten {
+        if !is_forgotten {
             self.stored.insert(partition);
         }
         waiting
     }
 
-    /// Handles that an append failed: the partition may have been made anew.
+    /// Handles that an append failed: nothing may be stored yet, or the partition was made anew.
     pub(super) fn doubt(&mut self, partition: PartitionKey) {
         self.stored.remove(&partition);
     }
