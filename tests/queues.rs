@@ -90,6 +90,29 @@ fn payloads(server: &Server, queue: &str, count: usize) -> Vec<String> {
 }
 
 #[test]
+fn what_finds_room_in_a_full_queue_is_not_sent_again_with_what_does_not() {
+    let server = Server::start(&["--cores", "0"]);
+    let tool = Tool::of(&server);
+    let create = ["queue", "create", "full", "--partitions", "1", "_max_bytes=2000", "_when_full=refuse"];
+    tool.json(&create);
+    // The second and the fourth line find no room; others behind them do.
+    let lines = [1500, 800, 100, 801, 101].map(|length| "x".repeat(length));
+    let mut producing = spawn(server.run(&["produce", "full", "--retries", "1000"]));
+    let mut input = producing.stdin.take().unwrap();
+    input.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+    drop(input);
+    eventually("what finds room", || (tool.counts("full")[3] >= 3).then_some(()));
+    let lengths = |output: Output| printed(&output).lines().map(str::len).collect::<Vec<_>>();
+    // Makes room for the others.
+    let popped = feed(server.run(&["claim", "full", "--count", "1"]), b"");
+    assert_eq!(lengths(popped), [1500]);
+    assert!(producing.wait_with_output().unwrap().status.success());
+    let kept = feed(server.run(&["consume", "full", "--exit-at-end"]), b"");
+    assert_eq!(lengths(kept), [100, 101, 800, 801], "each once");
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
 fn a_queue_is_created_changed_and_shown_alike_with_a_server_and_without() {
     let data = Place::new("queues-alike");
     for is_running in [false, true] {

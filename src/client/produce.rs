@@ -112,6 +112,9 @@ pub struct Produce<S> {
     source: S,
     source_ended: bool,
     blocks: VecDeque<Sending>,
+    /// Messages that the server has refused for now, in order: they were sent before those of `blocks`. The next operation
+    /// sends them again.
+    again: Block,
     /// The operation on the current connection.
     producer: Option<Producer>,
     /// The send times of unacknowledged messages on the current connection.
@@ -136,6 +139,7 @@ impl<S: Source> Produce<S> {
             source,
             source_ended: false,
             blocks: VecDeque::new(),
+            again: Block::default(),
             producer: None,
             outstanding: Outstanding::default(),
             finished: false,
@@ -159,11 +163,12 @@ impl<S: Source> Produce<S> {
 
     /// Returns how many messages were taken from the source and are neither acknowledged nor refused yet.
     pub fn undelivered(&self) -> u64 {
-        self.blocks.iter().map(|sending| (sending.block.len() - sending.settled) as u64).sum()
+        let sending = self.blocks.iter().map(|sending| (sending.block.len() - sending.settled) as u64);
+        sending.sum::<u64>() + self.again.len() as u64
     }
 
     /// Applies `outcome` to the next `count` messages.
-    fn settle(&mut self, mut count: u64, outcome: &Outcome) {
+    fn settle(&mut self, count: u64, outcome: &Outcome) {
         if outcome.code.is_success() {
             self.stats.acknowledged += count;
             self.source.handle_acknowledged(count);
@@ -175,8 +180,24 @@ impl<S: Source> Produce<S> {
         self.outstanding.settle(count, |sent, count| {
             latency.saturating_record_n(now.saturating_duration_since(sent).as_nanos() as u64, count);
         });
+        self.advance(count, |_| {});
+    }
+
+    /// Keeps the next `count` messages for the next operation. What follows them may be stored: a message that finds no room
+    /// in its queue does not stop smaller ones, or those that come once there is room.
+    fn defer(&mut self, count: u64) {
+        self.outstanding.settle(count, |_, _| {});
+        let mut again = std::mem::take(&mut self.again);
+        self.advance(count, |record| again.push(record));
+        self.again = again;
+    }
+
+    /// Passes over the next `count` messages.
+    fn advance(&mut self, mut count: u64, mut each: impl FnMut(Record<'_>)) {
         while let Some(sending) = self.blocks.front_mut().filter(|_| count > 0) {
             let settled = (sending.sent - sending.settled).min(count as usize);
+            let passed = sending.settled..sending.settled + settled;
+            passed.for_each(|index| each(sending.block.record(index)));
             sending.settled += settled;
             count -= settled as u64;
             if sending.settled < sending.block.len() {
@@ -189,7 +210,7 @@ impl<S: Source> Produce<S> {
 
 impl<S: Source> Resume for Produce<S> {
     fn is_complete(&self) -> bool {
-        self.source_ended && self.blocks.is_empty()
+        self.source_ended && self.blocks.is_empty() && self.again.is_empty()
     }
 
     fn failure(&self) -> Option<&Outcome> {
@@ -210,6 +231,11 @@ impl<S: Source> Resume for Produce<S> {
         for sending in &mut self.blocks {
             sending.sent = sending.settled;
         }
+        let block = std::mem::take(&mut self.again);
+        if !block.is_empty() {
+            let reached = block.len();
+            self.blocks.push_front(Sending { block, sent: 0, settled: 0, reached });
+        }
     }
 }
 
@@ -220,18 +246,13 @@ impl<S: Source> Application for Produce<S> {
             ProduceEvent::Accepted => {}
             // After a 5xx the messages may or may not be stored, after a 429 or a 401 they are not. The next
             // operation sends them again.
-            ProduceEvent::Spoken { count: _, outcome }
+            ProduceEvent::Spoken { count, outcome }
                 if outcome.is_transient() || outcome.is_unauthorized() =>
             {
+                self.defer(count);
                 self.failed = Some(outcome)
             }
-            ProduceEvent::Spoken { count, outcome } => {
-                // Ignore answers after a failure: those messages are sent again and must not be counted
-                // twice.
-                if self.failed.is_none() {
-                    self.settle(count, &outcome);
-                }
-            }
+            ProduceEvent::Spoken { count, outcome } => self.settle(count, &outcome),
             ProduceEvent::Failed(outcome) => self.failed = Some(outcome),
             ProduceEvent::Ended => self.ended = true,
         });
