@@ -9,11 +9,11 @@ mod common;
 mod service;
 
 use std::collections::HashSet;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use broker::{Brokers, is_possible};
-use common::{Client, Server, append, code, eventually, get, request};
+use common::{BINARY, Client, Server, append, code, eventually, get, request};
 use millstream::pb::{ConsumeResponse, ProduceResponse, ProduceSetupResponse, Status};
 use service::{Feed, Service, check};
 
@@ -29,13 +29,17 @@ fn serve(brokers: &Brokers, more: &[&str]) -> Service {
     Service::start(&[&base[..], more].concat())
 }
 
-/// Returns the broker that leads a topic's only partition.
-fn leader(brokers: &Brokers, topic: &str) -> usize {
+/// Returns what the brokers say of a topic.
+fn described(brokers: &Brokers, topic: &str) -> String {
     let describe =
         ["org.apache.kafka.tools.TopicCommand", "--bootstrap-server", &brokers.addresses, "--describe"];
     // A broker that has just started may not know the topic yet.
-    let text =
-        eventually("the topic", || brokers.try_tool(&[&describe[..], &["--topic", topic]].concat(), "").ok());
+    eventually("the topic", || brokers.try_tool(&[&describe[..], &["--topic", topic]].concat(), "").ok())
+}
+
+/// Returns the broker that leads a topic's only partition.
+fn leader(brokers: &Brokers, topic: &str) -> usize {
+    let text = described(brokers, topic);
     let rest = text.split_once("Leader: ").unwrap_or_else(|| panic!("{text}")).1;
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }
@@ -45,6 +49,18 @@ fn no_acknowledged_message_is_lost_when_brokers_and_servers_are_killed() {
     let Some(_turn) = turn() else { return };
     let brokers = Brokers::start(3);
     let mut service = serve(&brokers, &[]);
+    let operate = |service: &Service, arguments: &[&str]| {
+        let control = format!("http://127.0.0.1:{}", service.server().control);
+        let output = Command::new(BINARY).args(arguments).args(["--control", &control]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    operate(&service, &["queue", "create", "kept", "_default_message_ttl=3600", "mine=1"]);
+    let text = described(&brokers, "millstream-attributes");
+    for of_attributes in ["ReplicationFactor: 3", "min.insync.replicas=2", "cleanup.policy=compact"] {
+        assert!(text.contains(of_attributes), "{text}");
+    }
     let feed = Feed::into(&service, "load");
     feed.await_progress("progress at first");
     let killed = leader(&brokers, "default.load");
@@ -68,6 +84,9 @@ fn no_acknowledged_message_is_lost_when_brokers_and_servers_are_killed() {
     }
     let (numbers, again) = feed.end();
     check(&service, "load", numbers, again);
+    operate(&service, &["queue", "set", "kept", "mine=2"]);
+    let shown = operate(&service, &["queue", "show", "kept", "-o", "json"]);
+    assert!(shown.contains("\"_default_message_ttl\":3600") && shown.contains("\"mine\":2"), "{shown}");
 }
 
 /// Begins a produce operation, with a client that controls each byte.
