@@ -142,6 +142,10 @@ fn a_changed_file_reaches_open_operations() {
     let removed = removed.wait_with_output().unwrap();
     assert!(said(&removed).contains("401") || said(&removed).contains("1008"), "{}", said(&removed));
     assert!(guarded.produce("q", "app").status.success(), "what is still allowed goes on");
+    guarded.rewrite("# nobody\n");
+    guarded.server.wait_for_log("lists nobody");
+    let last = guarded.produce("q", "app");
+    assert!(said(&last).contains("401"), "the last token can be withdrawn: {}", said(&last));
     guarded.check_nothing_is_shown(&[&forbidden, &removed]);
 }
 

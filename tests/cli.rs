@@ -74,6 +74,57 @@ fn a_consumer_whose_output_is_closed_prints_no_marker() {
 }
 
 #[test]
+fn a_client_without_anything_to_write_notices_that_nobody_reads() {
+    let server = Server::start(&["--cores", "0"]);
+    for arguments in [&["consume", "unread"][..], &["claim", "unread"]] {
+        assert!(feed(server.run(&["produce", "unread"]), b"one\n").status.success());
+        let mut client = server.run(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(client.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "one\n");
+        drop(output);
+        assert_eq!(client.wait().unwrap().code(), Some(141), "{arguments:?}");
+    }
+    // One that has written all it was asked for has succeeded.
+    assert!(feed(server.run(&["produce", "unread"]), b"two\n").status.success());
+    let command = "set -o pipefail; \"$0\" consume unread --url \"$1\" --count 1 | head -1";
+    let url = format!("ws://127.0.0.1:{}/", server.port);
+    for _ in 0..20 {
+        let output = Command::new("bash").args(["-c", command, BINARY, &url]).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_mistaken_address_or_directory_is_named() {
+    let server = Server::start(&["--cores", "0"]);
+    let empty = std::env::temp_dir().join(format!("millstream-mistaken-{}", std::process::id()));
+    std::fs::create_dir_all(&empty).unwrap();
+    let directory = empty.to_str().unwrap();
+    let control = format!("ws://127.0.0.1:{}/", server.control);
+    let zaqar = format!("ws://127.0.0.1:{}/v2", server.port);
+    for (arguments, code, words) in [
+        (&["consume", "q", "--url", &control][..], 1, "is this the address of the control port?"),
+        (&["consume", "q", "--url", &zaqar], 2, "/v2 is a path of the Zaqar API"),
+        (&["produce", "q", "--file", directory], 2, "is a directory"),
+        (&["log", "verify", directory], 2, "no file of a log is there"),
+        (&["queues", "--data-dir", directory], 2, "no file of a log is there"),
+        (&["serve", "--cores", "0", "--store", "log", "--data-dir", BINARY], 2, "not a directory"),
+    ] {
+        let output = Command::new(BINARY).args(arguments).output().unwrap();
+        let said = said(&output);
+        assert!(output.status.code() == Some(code) && said.contains(words), "{arguments:?}: {said}");
+        assert!(said.len() < 1000, "{said}");
+    }
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0, "nothing is left there");
+    std::fs::remove_dir(&empty).unwrap();
+    let command = ["serve", "--check-config", "--cores", "0"];
+    let output = Command::new(BINARY).args(command).env("MILLSTREAM_CONFIG", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "an empty variable names no file: {}", said(&output));
+}
+
+#[test]
 fn a_signal_ends_clients_of_a_stopped_server() {
     let server = Server::start(&["--cores", "0"]);
     server.signal("STOP");

@@ -195,6 +195,14 @@ fn tools_list_the_contents_and_the_damage_of_a_directory() {
     assert_eq!((counts, code), (vec![("one", Some(1000)), ("two", Some(10))], 0));
     assert_eq!(tool(&["log", "dump", data.text(), "one"]), (numbers(1000), String::new(), 0));
     assert_eq!(tool(&["log", "dump", data.text(), "three"]).2, 2);
+    // A catalogue that is shorter than its beginning.
+    let torn = Place::new("tools-torn");
+    std::fs::create_dir_all(&torn.0).unwrap();
+    for (length, whole) in [(0, true), (9, true), (35, false)] {
+        std::fs::write(torn.0.join("00000.catalogue"), vec![b'x'; length]).unwrap();
+        let (table, said, code) = tool(&["log", "verify", torn.text()]);
+        assert_eq!((code == 0, table.lines().count()), (whole, 2), "{length}: {table}{said}");
+    }
     // Damage one byte of a message in the first queue.
     let segment = std::fs::read_dir(&data.0).unwrap().map(|entry| entry.unwrap().path());
     let holds =

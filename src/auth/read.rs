@@ -63,7 +63,11 @@ impl Material {
             Some(path) => {
                 let content = file("auth_static_file", path)?;
                 warn_of_mode("auth_static_file", path, &content, &mut warnings);
-                Listed::read("auth_static_file", path, &content.bytes)?
+                let listed = Listed::read("auth_static_file", path, &content.bytes)?;
+                if listed.is_empty() {
+                    warnings.push(format!("auth_static_file: {}: lists nobody", path.display()));
+                }
+                listed
             }
             None => Listed::default(),
         };

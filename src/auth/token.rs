@@ -69,15 +69,18 @@ pub fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// Returns the lines of a file of principals or tokens, with their numbers from 1, without empty ones and comments
-/// (`#`). Refuses a file that may be half written: one without any line, or whose last line has no line break.
+/// (`#`). Refuses a file that may be half written: an empty one, or one whose last line has no line break. A file of comments
+/// lists nobody.
 pub fn lines(text: &str) -> Result<Vec<(usize, &str)>, &'static str> {
+    if text.is_empty() {
+        return Err("the file is empty, so it may be half written; a line with a # lists nobody");
+    }
     if !text.ends_with('\n') {
         return Err("the last line has no line break, so the file may be half written");
     }
     let lines = text.lines().map(str::trim).enumerate();
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    let lines: Vec<(usize, &str)> = lines.map(|(index, line)| (index + 1, line)).collect();
-    if lines.is_empty() { Err("the file has no entry, so it may be half written") } else { Ok(lines) }
+    Ok(lines.map(|(index, line)| (index + 1, line)).collect())
 }
 
 #[cfg(test)]
@@ -99,6 +102,7 @@ mod tests {
     #[test]
     fn a_file_that_may_be_half_written_is_refused() {
         assert_eq!(lines("# comment\n\na b\n").unwrap(), [(3, "a b")]);
-        assert!(lines("a b").is_err() && lines("").is_err() && lines("# only\n").is_err());
+        assert!(lines("a b").is_err() && lines("").is_err() && lines("# only").is_err());
+        assert_eq!(lines("# none\n").unwrap(), []);
     }
 }

@@ -3,6 +3,8 @@
 use std::io::{BufWriter, Stdout, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use futures_lite::Stream;
 use glommio::timer::Timer;
 
 use super::message_form::MessageForm;
-use super::output::CLOSED;
+use super::output::{CLOSED, on_reader_gone};
 use super::{ClientArgs, Failure, notice, on_signal};
 use crate::client::session::ConsumeOptions;
 use crate::client::{Consume, Sink, run_resumed};
@@ -107,6 +109,12 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let target = args.client.target(1)?;
     preflight::check_client(1, 1)?;
     let stopped = on_signal()?;
+    let is_unread = Arc::new(AtomicBool::new(false));
+    let (unread, stop) = (is_unread.clone(), stopped.clone());
+    on_reader_gone(move || {
+        unread.store(true, Ordering::Relaxed);
+        stop.close();
+    });
     let options = ConsumeOptions {
         queue: args.queue,
         from: if args.from == "oldest" { String::new() } else { args.from },
@@ -114,7 +122,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         window: args.window,
         count: args.count,
     };
-    let (retries, exit_at_end) = (args.client.retries, args.exit_at_end);
+    let (retries, exit_at_end, count) = (args.client.retries, args.exit_at_end, args.count);
     let form = MessageForm::new(args.json, args.raw);
     let settings = ExecutorSettings { name: "consume".into(), core: None };
     let executor = spawn(settings, move || async move {
@@ -143,6 +151,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         }
         say(format_args!("millstream: cannot write to standard output: {error}"));
         return Ok(ExitCode::FAILURE);
+    }
+    if is_unread.load(Ordering::Relaxed) && count.is_none_or(|count| received < count) {
+        return Ok(ExitCode::from(CLOSED));
     }
     say(format_args!("{received} messages"));
     match marker {

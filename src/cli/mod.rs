@@ -39,9 +39,11 @@ use self::tls::TlsArgs;
 use self::token_source::TokenArgs;
 use crate::base::names::{ClientId, Project};
 use crate::client::Target;
+use crate::front::Endpoint;
 use crate::process::children;
 use crate::process::terminal::{line_start, say};
 use crate::shard::cores::{allowed_cores, check_cores, parse_cores};
+use crate::store::log::disk::Directory as _;
 use crate::store::log::{Damaged, DirectoryLock, OsDirectory, Report};
 
 /// A WebSocket queue-streaming server, its clients and its load generator
@@ -142,9 +144,12 @@ struct Directory {
 impl Directory {
     fn open(path: &Path) -> Result<Self, Failure> {
         let failed = |error: &dyn Display| Failure(format!("{}: {error}", path.display()));
-        // Looking at a directory must not create it.
+        // Looking at a directory must not create it, nor leave a file in another one.
         if !path.is_dir() {
             return Err(failed(&"no such directory"));
+        }
+        if OsDirectory::new(path, 0).list().map_err(|error| failed(&error))?.is_empty() {
+            return Err(failed(&"no file of a log is there: is this the data directory?"));
         }
         let lock = OsDirectory::lock(path).map_err(|error| failed(&error))?;
         Ok(Self { files: OsDirectory::new(path, 0), _lock: lock })
@@ -246,6 +251,10 @@ impl ClientArgs {
             None => ClientId::random(),
         };
         let target = Target::parse(&self.url, project, Some(client))?;
+        let path = target.address.path().split('?').next().unwrap_or_default();
+        if Endpoint::of(path, false) == Endpoint::Zaqar {
+            return Err(Failure(format!("{path} is a path of the Zaqar API: this command needs the path /")));
+        }
         let trust = self.tls.trust(&target.address)?;
         let tokens = self.token.tokens(&target.address, connections > 1)?;
         Ok(target.trusting(trust).authenticating(tokens))

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
@@ -11,6 +13,23 @@ use super::Failure;
 /// The exit code when the reader closes standard output early. A shell shows the same code for a command that
 /// SIGPIPE ended.
 pub(super) const CLOSED: u8 = 141;
+
+/// Calls `gone` once nobody can read standard output any more: the other end of a pipe or a socket is closed. A command that
+/// has nothing to write would not notice.
+pub(super) fn on_reader_gone(gone: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        loop {
+            // Errors are reported whether they are asked for or not. Files have none.
+            let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+            match poll(&mut watched, None) {
+                Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return gone(),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    });
+}
 
 /// Buffered standard output. If its reader is gone, the process exits quietly with [`CLOSED`]. Call
 /// [`Self::finish`] to write what is still buffered.

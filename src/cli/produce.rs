@@ -250,7 +250,12 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         inputs.extend((0..connections).map(|_| Payloads::Lines(Box::pin(blocks.clone()))));
         let file = match &args.file {
             Some(path) => {
-                Some(File::open(path).map_err(|error| Failure(format!("{}: {error}", path.display())))?)
+                let failed = |error: &dyn std::fmt::Display| Failure(format!("{}: {error}", path.display()));
+                let file = File::open(path).map_err(|error| failed(&error))?;
+                if file.metadata().is_ok_and(|found| found.is_dir()) {
+                    return Err(failed(&"is a directory"));
+                }
+                Some(file)
             }
             None => None,
         };

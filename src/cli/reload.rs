@@ -44,7 +44,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let page: ReloadPage = match args.control.client(ANSWER_TIMEOUT)?.post("/reload") {
         Ok(page) => page,
-        Err(ControlError::Refused { status, text, .. }) if [422, 503].contains(&status.as_u16()) => {
+        Err(ControlError::Refused { status, text, .. })
+            if [401, 403, 422, 503].contains(&status.as_u16()) =>
+        {
             say(format_args!("millstream: {}", escaped(text.trim_end())));
             return Ok(ExitCode::from(1));
         }

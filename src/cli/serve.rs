@@ -282,7 +282,8 @@ impl Args {
         if let Some(format) = said {
             return format == JSON_VARIABLE.1;
         }
-        let path = self.config.clone().or_else(|| variable("MILLSTREAM_CONFIG").map(PathBuf::from));
+        let named = variable("MILLSTREAM_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let path = self.config.clone().or(named);
         let text = path.and_then(|path| std::fs::read_to_string(path).ok());
         text.is_some_and(|text| file_asks_for_json(&text))
     }

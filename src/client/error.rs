@@ -11,6 +11,9 @@ use crate::tls::client::Fault;
 use crate::ws::CloseCode;
 use crate::ws::handshake::Refusal;
 
+/// The most characters that are shown of a server's reason for a refusal.
+const REASON_CHARS_MAX: usize = 300;
+
 /// The reason why a connection ended.
 #[derive(Debug)]
 pub enum ClientError {
@@ -65,7 +68,17 @@ impl fmt::Display for ClientError {
         match self {
             Self::Address(why) | Self::Failed(why) => f.write_str(&escaped(why)),
             Self::Io(error) => write!(f, "connection: {error}"),
-            Self::Refused(refusal) => write!(f, "refused: {} {}", refusal.status, escaped(&refusal.reason)),
+            Self::Refused(refusal) if refusal.status < 400 => write!(
+                f,
+                "the server answered {}: it speaks HTTP, but not WebSocket there; is this the address of the control port?",
+                refusal.status
+            ),
+            Self::Refused(refusal) => {
+                let mut reason = refusal.reason.chars();
+                let shown: String = reason.by_ref().take(REASON_CHARS_MAX).collect();
+                let rest = if reason.next().is_some() { "…" } else { "" };
+                write!(f, "refused: {} {}{rest}", refusal.status, escaped(&shown))
+            }
             Self::Closed(Some(code)) => write!(f, "the server closed the connection with code {}", code.0),
             Self::Closed(None) => f.write_str("the server closed the connection"),
             Self::Token(why) => f.write_str(&escaped(why)),

@@ -28,6 +28,11 @@ pub struct Loaded {
     pub origins: BTreeMap<&'static str, String>,
 }
 
+/// Returns the file that `MILLSTREAM_CONFIG` names. Empty, it names none.
+pub fn named_file(environment: &HashMap<String, String>) -> Option<PathBuf> {
+    environment.get("MILLSTREAM_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 /// Merges the sources, parses every value, and refuses settings that cannot work. Reads `file` (from
 /// `--config`), or else the file that `MILLSTREAM_CONFIG` names, if any.
 pub fn load(
@@ -35,7 +40,7 @@ pub fn load(
     environment: HashMap<String, String>,
     flags: HashMap<String, String>,
 ) -> Result<Loaded, Unworkable> {
-    let named = environment.get("MILLSTREAM_CONFIG").map(PathBuf::from);
+    let named = named_file(&environment);
     let mut builder: ConfigBuilder<DefaultState> = Config::builder();
     if let Some(path) = file.map(Path::to_owned).or(named) {
         let name = path.display().to_string();

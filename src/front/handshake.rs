@@ -61,7 +61,8 @@ impl Handshake {
 }
 
 impl Endpoint {
-    fn of(path: &str, test_echo: bool) -> Self {
+    /// Returns the front of a path.
+    pub fn of(path: &str, test_echo: bool) -> Self {
         match path {
             "/echo" if test_echo => Self::Echo,
             _ if path == "/v2" || path.starts_with("/v2/") => Self::Zaqar,

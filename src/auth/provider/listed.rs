@@ -36,6 +36,11 @@ impl Listed {
         Ok(Self(listed))
     }
 
+    /// Returns whether no token is listed.
+    pub(in crate::auth) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Looks for a token.
     pub(in crate::auth) fn judge(&self, token: &str) -> Opinion {
         let digest = Digest::of(token);

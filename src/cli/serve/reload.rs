@@ -15,7 +15,7 @@ use super::signals::Handling;
 use super::{Args, environment};
 use crate::auth::{self, Judge};
 use crate::base::setting::Unworkable;
-use crate::config::load::{Loaded, load};
+use crate::config::load::{Loaded, load, named_file};
 use crate::config::reload::{Change, Plan};
 use crate::config::signing;
 use crate::control::{
@@ -116,7 +116,7 @@ impl Reloader {
     fn prepare(&self) -> Result<Prepared, NotReloaded> {
         let refused = |Unworkable(why): Unworkable| NotReloaded::Refused(why);
         let environment = environment();
-        let file = self.args.config.clone().or_else(|| environment.get("MILLSTREAM_CONFIG").map(Into::into));
+        let file = self.args.config.clone().or_else(|| named_file(&environment));
         if let Some(file) = &file {
             check_file(file)?;
         }

@@ -57,6 +57,9 @@ impl OsDirectory {
     /// another process. The file `lock` is locked as well, for file systems that cannot lock directories
     /// (NFS), and because earlier versions lock it.
     pub fn lock(path: &Path) -> io::Result<DirectoryLock> {
+        if path.exists() && !path.is_dir() {
+            return Err(io::Error::new(ErrorKind::NotADirectory, "not a directory"));
+        }
         let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
         fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)?;
@@ -169,7 +172,8 @@ fn lock(file: &File) -> io::Result<()> {
     match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Err(rustix::io::Errno::WOULDBLOCK) => Err(io::Error::new(
             ErrorKind::ResourceBusy,
-            "in use by another server or a tool: give each server its own directory",
+            "in use by another server or a tool: give each server its own directory, and stop it before a tool uses that, or let the \
+             tool read a backup",
         )),
         locked => Ok(locked?),
     }

@@ -158,7 +158,7 @@ async def reloads(server, files):
         produce, consume, stays = await Produce.open(peer, "orders"), await Consume.open(other, "orders"), await Consume.open(third, "orders")
         # Half of a file.
         whole = files.tokens.read_text()
-        for bad, why in ((whole[:-1], "no line break"), ("# nothing\n", "no entry"), ("", "no line break")):
+        for bad, why in ((whole[:-1], "no line break"), ("", "is empty")):
             files.tokens.write_text(bad)
             await asyncio.to_thread(server.line, why)
             assert await refusal(server.connect(writer)) == 101, "a file that may be half written counts"
