@@ -166,8 +166,8 @@ impl Address {
 
     /// Parses what follows `unix:`.
     fn parse_unix_control(path: &str) -> Result<Self, &'static str> {
-        if !path.starts_with('/') {
-            return Err("write unix:/PATH with the absolute path of the socket");
+        if path.is_empty() {
+            return Err("write unix:/PATH with the path of the socket");
         }
         Ok(Self::at_control_socket(Path::new(path)))
     }
@@ -394,9 +394,12 @@ mod tests {
         assert_eq!(base("https://h/").unwrap(), "https://h");
         let unix = Address::parse("unix:/run/control.sock", Scheme::Http).unwrap();
         assert_eq!(unix.endpoint, Endpoint::Unix("/run/control.sock".into()));
+        // As the server shows the one in its data directory.
+        let unix = Address::parse("unix:data/control.sock", Scheme::Http).unwrap();
+        assert_eq!(unix.endpoint, Endpoint::Unix("data/control.sock".into()));
         for (text, words) in [
             ("127.0.0.1:9001", "http://"),
-            ("unix:control.sock", "absolute path"),
+            ("unix:", "the path of the socket"),
             ("http://h/?x", "query"),
             ("ws://h/", "http://"),
         ] {

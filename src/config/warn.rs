@@ -11,10 +11,14 @@ use crate::store::memory::WhenFull;
 impl ServerConfig {
     /// Returns the warnings to log when the server starts.
     pub fn warnings(&self) -> Vec<String> {
-        [self.drops_of_others(), self.trusts_everyone(), self.shows_tokens(), self.is_read_by_everyone()]
-            .into_iter()
-            .flatten()
-            .collect()
+        let all = [
+            self.drops_of_others(),
+            self.drops_at_once(),
+            self.trusts_everyone(),
+            self.shows_tokens(),
+            self.is_read_by_everyone(),
+        ];
+        all.into_iter().flatten().collect()
     }
 
     /// Returns an address of the control port that is not on this machine alone.
@@ -81,6 +85,20 @@ impl ServerConfig {
             "{key} = {bytes}: a shard that exceeds its part drops its oldest messages, even unexpired ones of other projects; {who}"
         ))
     }
+
+    /// Warns that the log may keep less than one full file of each shard.
+    fn drops_at_once(&self) -> Option<String> {
+        let log = &self.shard.store.log;
+        let (shards, max, bytes) = (self.shard.shard_cores().len() as u64, log.max_bytes, log.segment_bytes);
+        let is_small = self.shard.store.kind == StoreKind::Log && (1..bytes * shards).contains(&max);
+        is_small.then(|| {
+            format!(
+                "log_max_bytes = {max} is less than one file of log_segment_bytes = {bytes} for each of {shards} shards: a file \
+                 may be dropped as soon as it is full; set log_max_bytes to {} or more",
+                4 * bytes * shards
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -96,10 +114,22 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_keeps_no_full_file_gets_a_warning() {
+        let warns = |max| {
+            let warnings = config(|c| {
+                c.shard.store.log.max_bytes = max;
+                c.shard.store.log.segment_bytes = 1 << 20;
+            });
+            warnings.warnings().iter().any(|warning| warning.contains("less than one file"))
+        };
+        assert_eq!([0, 1, (2 << 20) - 1, 2 << 20].map(warns), [false, true, true, false]);
+    }
+
+    #[test]
     fn a_store_that_may_drop_messages_of_other_projects_gets_a_warning() {
         let says = |change: fn(&mut ServerConfig), words: &[&str]| {
             let warnings = config(change).warnings();
-            let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+            let warning = warnings.first().unwrap();
             for word in words {
                 assert!(warning.contains(word), "{warning:?} does not say {word:?}");
             }

@@ -329,11 +329,12 @@ impl ResultFile {
         struct Head {
             millstream_bench: Option<u32>,
         }
-        let head: Head = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        const OTHER: &str = "not a result of `millstream bench --out`";
+        let head: Head = serde_json::from_str(text).map_err(|error| format!("{OTHER}: {error}"))?;
         match head.millstream_bench {
             Some(FORMAT) => serde_json::from_str(text).map_err(|error| error.to_string()),
             Some(other) => Err(format!("its format is {other}; this program reads {FORMAT}")),
-            None => Err("not a result of `millstream bench --out`".into()),
+            None => Err(OTHER.into()),
         }
     }
 }
