@@ -154,7 +154,7 @@ fn a_server_does_not_start_with_a_file_that_does_not_work() {
     let place = Place::new("auth-start");
     let file = place.0.join("tokens");
     for (content, words) in [
-        ("", "no line break"),
+        ("", "is empty"),
         ("app sha256:00 shop all:*\n", "line 1"),
         (&format!("app {} shop write:*\n", digest("x")), "rights are"),
     ] {

@@ -198,10 +198,10 @@ fn tools_list_the_contents_and_the_damage_of_a_directory() {
     // A catalogue that is shorter than its beginning.
     let torn = Place::new("tools-torn");
     std::fs::create_dir_all(&torn.0).unwrap();
-    for (length, whole) in [(0, true), (9, true), (35, false)] {
+    for length in [0, 9, 35] {
         std::fs::write(torn.0.join("00000.catalogue"), vec![b'x'; length]).unwrap();
         let (table, said, code) = tool(&["log", "verify", torn.text()]);
-        assert_eq!((code == 0, table.lines().count()), (whole, 2), "{length}: {table}{said}");
+        assert!(code == 1 && table.lines().count() == 2, "{length}: {table}{said}");
     }
     // Damage one byte of a message in the first queue.
     let segment = std::fs::read_dir(&data.0).unwrap().map(|entry| entry.unwrap().path());

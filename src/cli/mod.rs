@@ -39,7 +39,6 @@ use self::tls::TlsArgs;
 use self::token_source::TokenArgs;
 use crate::base::names::{ClientId, Project};
 use crate::client::Target;
-use crate::front::Endpoint;
 use crate::process::children;
 use crate::process::terminal::{line_start, say};
 use crate::shard::cores::{allowed_cores, check_cores, parse_cores};
@@ -251,8 +250,8 @@ impl ClientArgs {
             None => ClientId::random(),
         };
         let target = Target::parse(&self.url, project, Some(client))?;
-        let path = target.address.path().split('?').next().unwrap_or_default();
-        if Endpoint::of(path, false) == Endpoint::Zaqar {
+        if target.is_of_zaqar() {
+            let path = target.address.path();
             return Err(Failure(format!("{path} is a path of the Zaqar API: this command needs the path /")));
         }
         let trust = self.tls.trust(&target.address)?;

@@ -30,8 +30,8 @@ Examples:
 
 Exit codes:
   0    reloaded, even if changed settings need a restart
-  1    the server has refused, or cannot reload now: nothing is changed
-  2    the server cannot be asked
+  1    the server has refused the settings, or cannot reload now: nothing is changed
+  2    the server cannot be asked, or the token does not permit it
   141  standard output was closed")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -44,9 +44,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let page: ReloadPage = match args.control.client(ANSWER_TIMEOUT)?.post("/reload") {
         Ok(page) => page,
-        Err(ControlError::Refused { status, text, .. })
-            if [401, 403, 422, 503].contains(&status.as_u16()) =>
-        {
+        Err(ControlError::Refused { status, text, .. }) if [422, 503].contains(&status.as_u16()) => {
             say(format_args!("millstream: {}", escaped(text.trim_end())));
             return Ok(ExitCode::from(1));
         }

@@ -15,7 +15,7 @@ use super::trust::Trust;
 use crate::auth::Secret;
 use crate::base::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::base::names::{ClientId, Project};
-use crate::front::SUBPROTOCOL;
+use crate::front::{Endpoint, SUBPROTOCOL};
 use crate::ws::frame::Opcode;
 use crate::ws::handshake::{ClientHandshake, ClientRequest, Refusal};
 use crate::ws::{Input, MessageKind, Receiver, Role, Sender};
@@ -58,6 +58,12 @@ impl Target {
             subprotocol: Some(SUBPROTOCOL),
             lookup: resolve::system,
         })
+    }
+
+    /// Returns whether servers speak the Zaqar API at the path of the address.
+    pub fn is_of_zaqar(&self) -> bool {
+        let path = self.address.path().split('?').next().unwrap_or_default();
+        Endpoint::of(path, false) == Endpoint::Zaqar
     }
 
     /// Sets which servers to trust.

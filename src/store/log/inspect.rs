@@ -266,8 +266,8 @@ pub fn verify(
             FileName::Catalogue(_) => match catalogue::parse(&all()?) {
                 Ok(records) => {
                     found.whole = records.records.len();
-                    // A file that is shorter than its beginning was torn when it was made.
-                    found.torn = length.checked_sub(records.end).unwrap_or(*length);
+                    // A file that is shorter than its beginning is damaged.
+                    found.torn = length.saturating_sub(records.end);
                     found.damage =
                         records.damage.into_iter().map(|(at, bytes)| Damage { at, bytes }).collect();
                 }
