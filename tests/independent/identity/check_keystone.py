@@ -11,6 +11,8 @@ from streaming import CONTINUE, FORBIDDEN, UNAUTHORIZED, Consume, Produce, close
 
 # Keystone takes 100 ms or more to validate a token, one after the other, and the server asks again about each that it remembers.
 RECHECK_SECONDS = 6
+# How long Keystone, which has just started, may take to answer the first question.
+FIRST_SECONDS = 60
 # How soon after its recheck a credential must have ended.
 GRACE_SECONDS = 5
 # How long Keystone does not answer, and how long a newcomer may wait then.
@@ -45,6 +47,10 @@ async def admission(server, keystone, token):
     expired = keystone.log_in("member", lifetime=1)
     await asyncio.sleep(1.1)
     header = {"X-Auth-Token": token}
+    # The first question waits until Keystone has logged the server in, which a busy machine does not always do in time.
+    async with asyncio.timeout(FIRST_SECONDS):
+        while await refusal(server.connect(token)) == 503:
+            await asyncio.sleep(0.2)
     for name, expected, connecting in [
         ("Authorization", 101, server.connect(token)),
         ("X-Auth-Token", 101, server.connect(headers=header)),
