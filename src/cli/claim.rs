@@ -259,8 +259,8 @@ fn print(args: &Args, target: Target, stop: Stop) -> Result<ExitCode, Failure> {
     let is_unread = Arc::new(AtomicBool::new(false));
     let (unread, stopping) = (is_unread.clone(), stop.clone());
     on_reader_gone(move || {
-        unread.store(true, Ordering::Relaxed);
-        stopping.begin();
+        // Otherwise it stops already, for another reason.
+        unread.store(stopping.begin(), Ordering::Relaxed);
     });
     let stopping = stop.clone();
     let executor = spawn(settings, move || async move {
@@ -272,9 +272,8 @@ fn print(args: &Args, target: Target, stop: Stop) -> Result<ExitCode, Failure> {
     .map_err(|error| Failure(error.to_string()))?;
     let (ended, broken) = executor.join().map_err(|error| Failure(error.to_string()))?;
     let is_short = args.count.is_none_or(|count| ended.tally.acknowledged < count);
-    if broken.as_ref().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-        || is_unread.load(Ordering::Relaxed) && is_short
-    {
+    let is_unread = is_unread.load(Ordering::Relaxed) && is_short && ended.failure.is_none();
+    if is_unread || broken.as_ref().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
         return Ok(ExitCode::from(CLOSED));
     }
     let trouble = broken.map(|error| format!("cannot write to standard output: {error}"));

@@ -112,8 +112,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let is_unread = Arc::new(AtomicBool::new(false));
     let (unread, stop) = (is_unread.clone(), stopped.clone());
     on_reader_gone(move || {
-        unread.store(true, Ordering::Relaxed);
-        stop.close();
+        // Otherwise it stops already, for another reason.
+        unread.store(stop.close(), Ordering::Relaxed);
     });
     let options = ConsumeOptions {
         queue: args.queue,
@@ -152,7 +152,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
         say(format_args!("millstream: cannot write to standard output: {error}"));
         return Ok(ExitCode::FAILURE);
     }
-    if is_unread.load(Ordering::Relaxed) && count.is_none_or(|count| received < count) {
+    let is_short = count.is_none_or(|count| received < count);
+    if failure.is_none() && is_unread.load(Ordering::Relaxed) && is_short {
         return Ok(ExitCode::from(CLOSED));
     }
     say(format_args!("{received} messages"));

@@ -206,9 +206,9 @@ fn on_signal() -> std::io::Result<Receiver<()>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (sender, receiver) = async_channel::bounded(1);
     std::thread::spawn(move || {
-        for _ in signals.forever() {
-            // `close` returns false if the channel was already closed: this is the second signal.
-            if !sender.close() {
+        for (index, _) in signals.forever().enumerate() {
+            sender.close();
+            if index > 0 {
                 children::end_all();
                 std::process::exit(130);
             }

@@ -2,6 +2,8 @@
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 
+use std::time::Duration;
+
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -14,8 +16,12 @@ use super::Failure;
 /// SIGPIPE ended.
 pub(super) const CLOSED: u8 = 141;
 
-/// Calls `gone` once nobody can read standard output any more: the other end of a pipe or a socket is closed. A command that
-/// has nothing to write would not notice.
+/// How long a command goes on after the reader of its output is gone: it may be about to end by itself, or by the signal that
+/// has ended the reader.
+const UNREAD_GRACE: Duration = Duration::from_millis(500);
+
+/// Calls `gone` soon after nobody can read standard output any more: the other end of a pipe or a socket is closed. A command
+/// that has nothing to write would not notice.
 pub(super) fn on_reader_gone(gone: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
         let stdout = io::stdout();
@@ -23,7 +29,10 @@ pub(super) fn on_reader_gone(gone: impl FnOnce() + Send + 'static) {
             // Errors are reported whether they are asked for or not. Files have none.
             let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
             match poll(&mut watched, None) {
-                Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return gone(),
+                Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
+                    std::thread::sleep(UNREAD_GRACE);
+                    return gone();
+                }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return,
             }

@@ -68,10 +68,8 @@ impl fmt::Display for ClientError {
         match self {
             Self::Address(why) | Self::Failed(why) => f.write_str(&escaped(why)),
             Self::Io(error) => write!(f, "connection: {error}"),
-            Self::Refused(refusal) if refusal.status < 400 => write!(
-                f,
-                "the server answered {}: it speaks HTTP, but not WebSocket there; is this the address of the control port?",
-                refusal.status
+            Self::Refused(refusal) if refusal.status == 200 => f.write_str(
+                "the server answered 200: it speaks HTTP, but not WebSocket there; is this the address of the control port?",
             ),
             Self::Refused(refusal) => {
                 let mut reason = refusal.reason.chars();

@@ -115,6 +115,10 @@ pub struct Produce<S> {
     /// Messages that the server has refused for now, in order: they were sent before those of `blocks`. The next operation
     /// sends them again.
     again: Block,
+    /// Whether the operation has failed so that nothing later of it counts.
+    is_cut: bool,
+    /// How many messages were settled before the first one that was refused for now, over all operations.
+    progress: u64,
     /// The operation on the current connection.
     producer: Option<Producer>,
     /// The send times of unacknowledged messages on the current connection.
@@ -140,6 +144,8 @@ impl<S: Source> Produce<S> {
             source_ended: false,
             blocks: VecDeque::new(),
             again: Block::default(),
+            is_cut: false,
+            progress: 0,
             producer: None,
             outstanding: Outstanding::default(),
             finished: false,
@@ -169,6 +175,9 @@ impl<S: Source> Produce<S> {
 
     /// Applies `outcome` to the next `count` messages.
     fn settle(&mut self, count: u64, outcome: &Outcome) {
+        if self.again.is_empty() {
+            self.progress += count;
+        }
         if outcome.code.is_success() {
             self.stats.acknowledged += count;
             self.source.handle_acknowledged(count);
@@ -218,7 +227,7 @@ impl<S: Source> Resume for Produce<S> {
     }
 
     fn progress(&self) -> u64 {
-        self.stats.acknowledged + self.stats.refused
+        self.progress
     }
 
     /// Marks everything that is not acknowledged to be sent again.
@@ -228,6 +237,7 @@ impl<S: Source> Resume for Produce<S> {
         self.finished = false;
         self.ended = false;
         self.failed = None;
+        self.is_cut = false;
         for sending in &mut self.blocks {
             sending.sent = sending.settled;
         }
@@ -244,13 +254,20 @@ impl<S: Source> Application for Produce<S> {
         let Some(mut producer) = self.producer.take() else { return Ok(()) };
         let handled = producer.handle_data(piece, fin, |event| match event {
             ProduceEvent::Accepted => {}
-            // After a 5xx the messages may or may not be stored, after a 429 or a 401 they are not. The next
-            // operation sends them again.
-            ProduceEvent::Spoken { count, outcome }
+            // Messages behind a failure are sent again, so that their order stays, and must not be counted twice.
+            ProduceEvent::Spoken { .. } if self.is_cut => {}
+            // These are not stored, and others behind them may be. The next operation sends them again.
+            ProduceEvent::Spoken { count, outcome } if outcome.is_limited() => {
+                self.defer(count);
+                self.failed = Some(outcome);
+            }
+            // After a 5xx the messages may or may not be stored, after a 401 they are not. The next operation sends
+            // them again.
+            ProduceEvent::Spoken { count: _, outcome }
                 if outcome.is_transient() || outcome.is_unauthorized() =>
             {
-                self.defer(count);
-                self.failed = Some(outcome)
+                self.failed = Some(outcome);
+                self.is_cut = true;
             }
             ProduceEvent::Spoken { count, outcome } => self.settle(count, &outcome),
             ProduceEvent::Failed(outcome) => self.failed = Some(outcome),

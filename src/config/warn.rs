@@ -86,14 +86,14 @@ impl ServerConfig {
         ))
     }
 
-    /// Warns that the log may keep less than one full file of each shard.
+    /// Warns that the log may keep no full file. The one that is being written counts as full.
     fn drops_at_once(&self) -> Option<String> {
         let log = &self.shard.store.log;
         let (shards, max, bytes) = (self.shard.shard_cores().len() as u64, log.max_bytes, log.segment_bytes);
-        let is_small = self.shard.store.kind == StoreKind::Log && (1..bytes * shards).contains(&max);
+        let is_small = self.shard.store.kind == StoreKind::Log && (1..2 * bytes * shards).contains(&max);
         is_small.then(|| {
             format!(
-                "log_max_bytes = {max} is less than one file of log_segment_bytes = {bytes} for each of {shards} shards: a file \
+                "log_max_bytes = {max} is less than two files of log_segment_bytes = {bytes} for each of {shards} shards: a file \
                  may be dropped as soon as it is full; set log_max_bytes to {} or more",
                 4 * bytes * shards
             )
@@ -120,9 +120,9 @@ mod tests {
                 c.shard.store.log.max_bytes = max;
                 c.shard.store.log.segment_bytes = 1 << 20;
             });
-            warnings.warnings().iter().any(|warning| warning.contains("less than one file"))
+            warnings.warnings().iter().any(|warning| warning.contains("less than two files"))
         };
-        assert_eq!([0, 1, (2 << 20) - 1, 2 << 20].map(warns), [false, true, true, false]);
+        assert_eq!([0, 1, (4 << 20) - 1, 4 << 20].map(warns), [false, true, true, false]);
     }
 
     #[test]

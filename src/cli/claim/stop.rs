@@ -35,7 +35,9 @@ impl Stop {
         std::thread::spawn(move || {
             for (index, _) in signals.forever().enumerate() {
                 match index {
-                    0 => stopped.begin(),
+                    0 => {
+                        stopped.begin();
+                    }
                     1 => {
                         stopped.begin();
                         drop(stopped.0.open.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -50,9 +52,9 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Stops, as the first signal does.
-    pub(super) fn begin(&self) {
-        self.0.soon.0.close();
+    /// Stops, as the first signal does. Returns false if it stops already.
+    pub(super) fn begin(&self) -> bool {
+        self.0.soon.0.close()
     }
 
     /// Waits until the command is to stop.

@@ -33,6 +33,10 @@ const PB_LIMITS: PbLimits =
 
 /// The status of a client without a valid token.
 pub(super) const UNAUTHORIZED: StatusCode = StatusCode(401);
+
+/// The status of what a limit has no room for.
+const TOO_MANY: StatusCode = StatusCode(429);
+
 /// The status of an operation that the server's store cannot do.
 const NOT_IMPLEMENTED: StatusCode = StatusCode(501);
 
@@ -49,6 +53,11 @@ impl Outcome {
     /// Returns whether a retry can help.
     pub fn is_transient(&self) -> bool {
         self.code.is_transient() && self.code != NOT_IMPLEMENTED
+    }
+
+    /// Returns whether a limit is reached.
+    pub fn is_limited(&self) -> bool {
+        self.code == TOO_MANY
     }
 
     /// Returns whether the server no longer knows who the client is: a retry with another token can help.

@@ -61,8 +61,6 @@ impl<T: Asker> Appends<T> {
 
     /// Passes the producer's waiting records to librdkafka, and completes appends.
     pub(super) fn work(&mut self, now: Now, queues: &mut Queues<T>) {
-        // Failures close fences before appends behind them are passed.
-        self.take_outcomes(now, queues);
         self.producer.submit_waiting();
         self.take_outcomes(now, queues);
     }

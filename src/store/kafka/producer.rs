@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,6 +22,9 @@ use crate::base::millis::Millis;
 use crate::base::queue::{PartitionKey, QueueId};
 use crate::base::units::Offset;
 use crate::store::Stream;
+
+/// Why an append behind a failed one of its stream fails.
+const NOT_BEFORE: &str = "messages before these were not stored";
 
 /// The most records in one call of librdkafka.
 const RECORDS_AT_ONCE: usize = 512;
@@ -96,8 +99,20 @@ pub(super) struct Producer<T> {
     waiting: VecDeque<usize>,
     /// The partitions to which the client has sent appends, and the slots of those that wait for a first one.
     starts: Starts,
+    /// The streams with appends that have failed and were not returned yet, and how many. Nothing more of them is passed.
+    failing: HashMap<Stream, u32>,
     scratch: Scratch,
     done: VecDeque<Outcome<T>>,
+}
+
+/// Fails an append, unless it has failed before.
+fn fail<T>(one: &mut InFlight<T>, trouble: Trouble, failing: &mut HashMap<Stream, u32>) {
+    if one.failed.is_none() {
+        one.failed = Some(trouble);
+        *failing.entry(one.append.stream).or_default() += 1;
+    }
+    // librdkafka does not get the rest of it.
+    one.rest = None;
 }
 
 impl<T: Copy> Producer<T> {
@@ -110,6 +125,7 @@ impl<T: Copy> Producer<T> {
             free: Vec::new(),
             waiting: VecDeque::new(),
             starts: Starts::default(),
+            failing: HashMap::new(),
             scratch: Scratch::default(),
             done: VecDeque::new(),
         }
@@ -187,6 +203,10 @@ impl<T: Copy> Producer<T> {
 
     /// Passes the records of an append to librdkafka, as many as its partition may get.
     fn submit(&mut self, slot: usize) -> Submitted {
+        let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return Submitted::All };
+        if one.records == 0 && self.failing.contains_key(&one.append.stream) {
+            fail(one, Trouble::ours(NOT_BEFORE), &mut self.failing);
+        }
         let Some(one) = self.slots.get(slot).and_then(Option::as_ref) else { return Submitted::All };
         if one.rest.is_none() {
             return Submitted::All;
@@ -222,8 +242,7 @@ impl<T: Copy> Producer<T> {
         let topic = match client.topics.get(&client.handle, queue, info) {
             Ok(topic) => topic,
             Err(trouble) => {
-                one.failed = Some(trouble);
-                one.rest = None;
+                fail(one, trouble, &mut self.failing);
                 return Submitted::All;
             }
         };
@@ -237,6 +256,7 @@ impl<T: Copy> Producer<T> {
         let partition = one.append.partition.partition;
         let at_once = if is_alone { 1 } else { RECORDS_AT_ONCE };
         let mut records: Vec<Record<'_>> = Vec::with_capacity(at_once);
+        let mut trouble = None;
         while let Some(from) = one.rest {
             records.clear();
             let mut position = from;
@@ -278,9 +298,9 @@ impl<T: Copy> Producer<T> {
                     client.handle.purge();
                     return Submitted::Part;
                 }
-                Err(trouble) => {
-                    one.failed.get_or_insert(trouble);
-                    one.rest = None;
+                Err(found) => {
+                    trouble = Some(found);
+                    break;
                 }
                 Ok(()) if taken == records.len() => {
                     one.rest = batch.record_at(position).map(|_| position);
@@ -296,6 +316,9 @@ impl<T: Copy> Producer<T> {
                 }
             }
         }
+        if let Some(trouble) = trouble {
+            fail(one, trouble, &mut self.failing);
+        }
         Submitted::All
     }
 
@@ -306,7 +329,7 @@ impl<T: Copy> Producer<T> {
 
     /// Fails the waiting appends of a stream in which an append failed.
     pub(super) fn fence(&mut self, stream: Stream) {
-        self.give_up("messages before these were not stored", |one| one.append.stream == stream);
+        self.give_up(NOT_BEFORE, |one| one.append.stream == stream);
     }
 
     /// Fails appends that have waited for a client or for room since a time before `before`.
@@ -320,8 +343,7 @@ impl<T: Copy> Producer<T> {
             let Some(one) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return false };
             let is_meant = one.records == 0 && one.rest.is_some() && is_meant(one);
             if is_meant {
-                one.failed = Some(Trouble::ours(why));
-                one.rest = None;
+                fail(one, Trouble::ours(why), &mut self.failing);
             }
             is_meant
         };
@@ -355,16 +377,10 @@ impl<T: Copy> Producer<T> {
             // know a new partition yet refuses the first request, and stores the second one although the first is
             // missing (KAFKA-15591). Only an offset proves that a record is stored.
             Ok(_) => {
-                one.failed.get_or_insert(Trouble::ours(
-                    "Kafka may have lost messages: it does not say where they are",
-                ));
-                one.rest = None;
+                let trouble = Trouble::ours("Kafka may have lost messages: it does not say where they are");
+                fail(one, trouble, &mut self.failing);
             }
-            Err(trouble) => {
-                one.failed.get_or_insert(trouble);
-                // librdkafka does not get the rest of this append.
-                one.rest = None;
-            }
+            Err(trouble) => fail(one, trouble, &mut self.failing),
         }
         if one.open > 0 {
             return;
@@ -392,7 +408,9 @@ impl<T: Copy> Producer<T> {
         let count = done.append.batch.count();
         let result = match done.failed {
             Some(trouble) => {
-                self.starts.doubt(done.append.partition);
+                if done.records > 0 {
+                    self.starts.doubt(done.append.partition);
+                }
                 Err(trouble)
             }
             None => Ok(done.append.topic.layout.appended(count, done.records, done.least, done.most)),
@@ -403,7 +421,16 @@ impl<T: Copy> Producer<T> {
 
     /// Returns the next completed append.
     pub(super) fn poll(&mut self) -> Option<Outcome<T>> {
-        self.done.pop_front()
+        let outcome = self.done.pop_front()?;
+        if outcome.result.is_err()
+            && let Some(failing) = self.failing.get_mut(&outcome.stream)
+        {
+            *failing -= 1;
+            if *failing == 0 {
+                self.failing.remove(&outcome.stream);
+            }
+        }
+        Some(outcome)
     }
 
     /// Forgets a queue that the server no longer serves.

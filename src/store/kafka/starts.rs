@@ -1,5 +1,5 @@
 //! The partitions of which a client has stored an append. Until then a partition gets one append at a time, and the first
-//! record alone if its topic is young.
+//! record alone if its topic is young. After a failure it begins anew, beside what is on its way.
 //!
 //! A broker that does not know a new partition yet refuses the first request. If it learns of the partition before the
 //! second one arrives, it takes that as the producer's first, whatever its sequence number is, and then takes the first one,

@@ -34,7 +34,7 @@ settings! {
         tail_bytes: usize = 256 << 20, "log_tail_bytes", Bytes(0..=1024 * GIB);
         /// Memory for older messages while they are read, over all shards
         read_bytes: usize = 64 << 20, "log_read_bytes", Bytes(0..=1024 * GIB);
-        /// Size of all full files, over all shards, beyond which the oldest are dropped, even if their messages
+        /// Size of all files, over all shards, beyond which the oldest are dropped, even if their messages
         /// have not expired (0: no limit)
         max_bytes: u64 = 0, "log_max_bytes", Bytes(0..=1024 * 1024 * GIB);
         /// Age of its newest message at which a file is dropped, even if its messages have not expired (0: no
