@@ -134,7 +134,7 @@ fn all_outputs_of_a_comparison_agree() {
 fn invalid_results_are_refused_by_name() {
     let results = Results::new("bad");
     let cases = [
-        ("text", "no JSON at all", "text: expected"),
+        ("text", "no JSON at all", "text: not a result of `millstream bench --out`: expected"),
         ("other", "{\"a\": 1}", "other: not a result of `millstream bench --out`"),
         ("later", "{\"millstream_bench\": 99}", "later: its format is 99; this program reads 1"),
         ("half", "{\"millstream_bench\": 1}", "half: missing field"),
