@@ -7,7 +7,7 @@ mod stop;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use glommio::timer::Timer;
@@ -16,7 +16,7 @@ use self::printer::Printer;
 use self::runner::{Failures, Runner, Running};
 use self::stop::Stop;
 use super::message_form::MessageForm;
-use super::output::{CLOSED, on_reader_gone};
+use super::output::{CLOSED, stop_when_unread};
 use super::{ClientArgs, Failure, notice};
 use crate::client::session::ClaimOptions;
 use crate::client::{Claim, ClaimLimits, ClaimTally, Target, Worker, run_resumed};
@@ -256,12 +256,8 @@ fn print(args: &Args, target: Target, stop: Stop) -> Result<ExitCode, Failure> {
     let (options, limits, retries) = (args.options(), args.limits(), args.client.retries);
     let form = MessageForm::new(args.json, args.raw);
     let settings = ExecutorSettings { name: "claim".into(), core: None };
-    let is_unread = Arc::new(AtomicBool::new(false));
-    let (unread, stopping) = (is_unread.clone(), stop.clone());
-    on_reader_gone(move || {
-        // Otherwise it stops already, for another reason.
-        unread.store(stopping.begin(), Ordering::Relaxed);
-    });
+    let stopping = stop.clone();
+    let is_unread = stop_when_unread(move || stopping.begin());
     let stopping = stop.clone();
     let executor = spawn(settings, move || async move {
         let printer = Printer::new(form, stopping.clone());

@@ -3,8 +3,7 @@
 use std::io::{BufWriter, Stdout, Write};
 use std::pin::Pin;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use futures_lite::Stream;
 use glommio::timer::Timer;
 
 use super::message_form::MessageForm;
-use super::output::{CLOSED, on_reader_gone};
+use super::output::{CLOSED, stop_when_unread};
 use super::{ClientArgs, Failure, notice, on_signal};
 use crate::client::session::ConsumeOptions;
 use crate::client::{Consume, Sink, run_resumed};
@@ -109,12 +108,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
     let target = args.client.target(1)?;
     preflight::check_client(1, 1)?;
     let stopped = on_signal()?;
-    let is_unread = Arc::new(AtomicBool::new(false));
-    let (unread, stop) = (is_unread.clone(), stopped.clone());
-    on_reader_gone(move || {
-        // Otherwise it stops already, for another reason.
-        unread.store(stop.close(), Ordering::Relaxed);
-    });
+    let stop = stopped.clone();
+    let is_unread = stop_when_unread(move || stop.close());
     let options = ConsumeOptions {
         queue: args.queue,
         from: if args.from == "oldest" { String::new() } else { args.from },

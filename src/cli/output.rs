@@ -2,6 +2,8 @@
 
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Stdout, Write};
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -20,9 +22,12 @@ pub(super) const CLOSED: u8 = 141;
 /// has ended the reader.
 const UNREAD_GRACE: Duration = Duration::from_millis(500);
 
-/// Calls `gone` soon after nobody can read standard output any more: the other end of a pipe or a socket is closed. A command
-/// that has nothing to write would not notice.
-pub(super) fn on_reader_gone(gone: impl FnOnce() + Send + 'static) {
+/// Calls `stop` soon after nobody can read standard output any more: the other end of a pipe or a socket is closed. A command
+/// that has nothing to write would not notice. Returns what `stop` returns then: false if the command stops already, for
+/// another reason.
+pub(super) fn stop_when_unread(stop: impl FnOnce() -> bool + Send + 'static) -> Arc<AtomicBool> {
+    let is_unread = Arc::new(AtomicBool::new(false));
+    let unread = is_unread.clone();
     std::thread::spawn(move || {
         let stdout = io::stdout();
         loop {
@@ -31,13 +36,14 @@ pub(super) fn on_reader_gone(gone: impl FnOnce() + Send + 'static) {
             match poll(&mut watched, None) {
                 Ok(_) if watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
                     std::thread::sleep(UNREAD_GRACE);
-                    return gone();
+                    return unread.store(stop(), Ordering::Relaxed);
                 }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return,
             }
         }
     });
+    is_unread
 }
 
 /// Buffered standard output. If its reader is gone, the process exits quietly with [`CLOSED`]. Call

@@ -22,7 +22,7 @@ use super::Failure;
 use super::output::Output;
 use crate::auth::Judge;
 use crate::base::setting::{Applies, Kind};
-use crate::config::load::{Loaded, load};
+use crate::config::load::{Loaded, load, named_file};
 use crate::config::table::{SETTINGS, default_file};
 use crate::config::{ServerConfig, memory, signing};
 use crate::control;
@@ -282,8 +282,7 @@ impl Args {
         if let Some(format) = said {
             return format == JSON_VARIABLE.1;
         }
-        let named = variable("MILLSTREAM_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let path = self.config.clone().or(named);
+        let path = self.config.clone().or_else(|| named_file(&environment()));
         let text = path.and_then(|path| std::fs::read_to_string(path).ok());
         text.is_some_and(|text| file_asks_for_json(&text))
     }

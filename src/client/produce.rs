@@ -117,7 +117,7 @@ pub struct Produce<S> {
     again: Block,
     /// Whether the operation has failed so that nothing later of it counts.
     is_cut: bool,
-    /// How many messages were settled before the first one that was refused for now, over all operations.
+    /// The number of messages that were settled while none was refused for now.
     progress: u64,
     /// The operation on the current connection.
     producer: Option<Producer>,

@@ -86,7 +86,7 @@ impl ServerConfig {
         ))
     }
 
-    /// Warns that the log may keep no full file. The one that is being written counts as full.
+    /// Warns that the log may keep no full file: `log_max_bytes` counts the file that is being written as full.
     fn drops_at_once(&self) -> Option<String> {
         let log = &self.shard.store.log;
         let (shards, max, bytes) = (self.shard.shard_cores().len() as u64, log.max_bytes, log.segment_bytes);

@@ -134,7 +134,7 @@ impl Desk {
     pub(super) fn queues(&mut self, since: Instant, age: Duration) -> Queues {
         let serves = |listed: &&Listed| {
             let took = listed.answered.duration_since(listed.asked);
-            // Who has asked while Kafka did not answer gets the same error.
+            // A shard that asked while Kafka did not answer gets the same error.
             let at = if listed.queues.is_ok() { listed.asked } else { listed.answered };
             at >= since || !age.is_zero() && listed.answered.elapsed() < age.max(took)
         };

@@ -207,18 +207,17 @@ impl<T: Copy> Producer<T> {
         if one.records == 0 && self.failing.contains_key(&one.append.stream) {
             fail(one, Trouble::ours(NOT_BEFORE), &mut self.failing);
         }
-        let Some(one) = self.slots.get(slot).and_then(Option::as_ref) else { return Submitted::All };
         if one.rest.is_none() {
             return Submitted::All;
         }
+        let (partition, is_young) = (one.append.partition, one.append.topic.is_young);
         if self.client().is_none() {
             return Submitted::Part;
         }
-        let partition = one.append.partition;
         let turn = self.starts.turn(partition, slot);
         let is_alone = match turn {
             Turn::Later => return Submitted::Later,
-            Turn::First => one.append.topic.is_young,
+            Turn::First => is_young,
             Turn::Any => false,
         };
         let submitted = self.pass(slot, is_alone);
